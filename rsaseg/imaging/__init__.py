@@ -1,0 +1,26 @@
+"""Images in memory and on disk."""
+
+from rsaseg.imaging.grid import Grid, crop_grid, ras_grid, resample
+from rsaseg.imaging.nifti import (
+    Volume,
+    as_volume,
+    check_suffix,
+    read_mask,
+    read_volume,
+    write_atomic,
+    write_nifti,
+)
+
+__all__ = [
+    "Grid",
+    "Volume",
+    "as_volume",
+    "check_suffix",
+    "crop_grid",
+    "ras_grid",
+    "read_mask",
+    "read_volume",
+    "resample",
+    "write_atomic",
+    "write_nifti",
+]

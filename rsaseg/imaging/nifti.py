@@ -1,0 +1,257 @@
+"""Reading and writing NIfTI files: every check on the way in, nothing half-written on the way out."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import tempfile
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.nifti1 import Nifti1Header
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from rsaseg.errors import GeometryError, InputError
+from rsaseg.imaging.grid import Grid
+
+SUFFIXES = (".nii.gz", ".nii")
+_GEOMETRY_FIELDS = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A 3D image in memory.
+
+    Attributes
+    ----------
+    data : ndarray
+        float32, scaling applied, in the file's own axis order.
+    grid : Grid
+        Where its voxels lie.
+    header : Nifti1Header
+        Geometry fields of the file, and no other text or number of it.
+    name : str
+        What to call it in messages: its path.
+    sha256 : str
+        Of the file's bytes.
+    warnings : tuple of str
+        What a user should know of its header.
+    """
+
+    data: NDArray[np.float32]
+    grid: Grid
+    header: Nifti1Header
+    name: str
+    sha256: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def check_suffix(path: Path) -> str:
+    """Return ``.nii`` or ``.nii.gz``, whichever ``path`` ends in.
+
+    Raises
+    ------
+    InputError
+        If it ends in neither.
+    """
+    for suffix in SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return suffix
+    raise InputError(f"{path}: not a NIfTI name; give a file that ends in .nii or .nii.gz")
+
+
+def _read_bytes(path: Path) -> tuple[bytes, str]:
+    """Return the file's unpacked bytes and the SHA-256 of its packed ones."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file; check the path")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give a .nii or .nii.gz file")
+    check_suffix(path)
+    try:
+        packed = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    sha256 = hashlib.sha256(packed).hexdigest()
+    if packed[:2] != b"\x1f\x8b":
+        return packed, sha256
+    try:
+        return gzip.decompress(packed), sha256  # also checks the CRC
+    except (OSError, EOFError, zlib.error):
+        raise InputError(f"{path}: damaged or truncated gzip file; copy it again") from None
+
+
+def _open(path: Path, raw: bytes) -> Any:
+    """Return the nibabel image in ``raw``."""
+    nifti2 = raw[:4] in ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
+    image_class = nib.Nifti2Image if nifti2 else nib.Nifti1Image
+    try:
+        return image_class.from_bytes(raw)
+    except (ImageFileError, HeaderDataError, ValueError, OSError):
+        raise InputError(
+            f"{path}: not a NIfTI image; convert it, for example with dcm2niix"
+        ) from None
+
+
+def _check_forms(path: Path, header: Nifti1Header, grid: Grid) -> tuple[str, ...]:
+    """Compare sform and qform; return warnings."""
+    if not header["sform_code"] and not header["qform_code"]:
+        return (f"{path}: no orientation in the header (sform and qform codes are 0)",)
+    if header["sform_code"] and header["qform_code"]:
+        other = Grid(grid.shape, header.get_qform())
+        apart_mm = np.linalg.norm(grid.corners_mm() - other.corners_mm(), axis=1).max()
+        if apart_mm > 1.0:
+            raise GeometryError(
+                f"{path}: sform and qform place the image {apart_mm:.1f} mm apart; "
+                "make them agree, for example with fslorient -copysform2qform"
+            )
+    return ()
+
+
+def geometry_header(source: Nifti1Header) -> Nifti1Header:
+    """Return a fresh header with only the geometry of ``source``."""
+    header = type(source)()
+    for field in _GEOMETRY_FIELDS:
+        header[field] = source[field]
+    header["pixdim"][4:] = 0
+    return header
+
+
+def as_volume(image: Any, name: str, sha256: str = "") -> Volume:
+    """Check a nibabel image and return it as a volume.
+
+    Raises
+    ------
+    InputError
+        If it is not 3D, has NaN or infinite voxels, is constant or not of real numbers.
+    GeometryError
+        If its affine cannot be inverted, or sform and qform disagree by over 1 mm.
+    """
+    path = Path(name)
+    shape = tuple(int(n) for n in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        raise InputError(f"{path}: a {len(shape)}D image; give one 3D volume")
+    if image.get_data_dtype().kind not in "iufb":
+        raise InputError(f"{path}: voxels are not plain numbers; give a grey-value image")
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise GeometryError(f"{path}: its affine has no inverse; repair the header's sform or qform")
+    try:
+        data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
+    except (OSError, ValueError):
+        raise InputError(f"{path}: fewer voxels than its header says; copy it again") from None
+    if not np.isfinite(data).all():
+        raise InputError(f"{path}: has NaN or infinite voxels; replace them, for example by 0")
+    if data.size == 0 or data.min() == data.max():
+        raise InputError(f"{path}: every voxel has the same value; give a real image")
+    grid = Grid((shape[0], shape[1], shape[2]), affine)
+    warnings = _check_forms(path, image.header, grid)
+    return Volume(data, grid, geometry_header(image.header), name, sha256, warnings)
+
+
+def read_volume(path: Path) -> Volume:
+    """Read one 3D NIfTI file in full and check it.
+
+    Parameters
+    ----------
+    path : Path
+        ``.nii`` or ``.nii.gz``, NIfTI-1 or -2, any data type, scaling and orientation.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, unreadable, damaged, not NIfTI, or see `as_volume`.
+    """
+    raw, sha256 = _read_bytes(path)
+    return as_volume(_open(path, raw), str(path), sha256)
+
+
+def read_mask(path: Path) -> tuple[NDArray[np.bool_], Grid]:
+    """Read a mask of zeros and ones; an empty one is allowed.
+
+    Raises
+    ------
+    InputError
+        As `read_volume`, or if a value is neither 0 nor 1.
+    """
+    image = _open(path, _read_bytes(path)[0])
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) != 3:
+        raise InputError(f"{path}: a {len(shape)}D image; give one 3D mask")
+    try:
+        data = np.asarray(image.dataobj)
+    except (OSError, ValueError):
+        raise InputError(f"{path}: fewer voxels than its header says; copy it again") from None
+    mask = np.abs(data - 1) < 1e-3 if data.dtype.kind == "f" else data == 1
+    if not (mask | (np.abs(data) < 1e-3)).all():
+        raise InputError(f"{path}: a mask may hold only 0 and 1; binarise it first")
+    return mask, Grid((shape[0], shape[1], shape[2]), np.asarray(image.affine, dtype=np.float64))
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside ``path``, then rename it.
+
+    Raises
+    ------
+    InputError
+        If the folder is missing or cannot be written.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); free some space") from None
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def nifti_bytes(data: NDArray[Any], header: Nifti1Header, suffix: str) -> bytes:
+    """Return a NIfTI file's bytes: ``data`` in its own type on the geometry of ``header``.
+
+    The same data give the same bytes: a ``.nii.gz`` carries no time and no name.
+    """
+    header = geometry_header(header)
+    header.set_data_dtype(data.dtype)
+    header.set_data_shape(data.shape)
+    header["pixdim"] = geometry_header(header)["pixdim"]
+    image_class = nib.Nifti2Image if header["sizeof_hdr"] == 540 else nib.Nifti1Image
+    raw: bytes = image_class(data, None, header).to_bytes()
+    return gzip.compress(raw, compresslevel=6, mtime=0) if suffix == ".nii.gz" else raw
+
+
+def write_nifti(path: Path, data: NDArray[Any], header: Nifti1Header) -> None:
+    """Write an image atomically on the geometry (sform, qform, codes, units) of ``header``.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in ``.nii`` or ``.nii.gz``.
+    data : ndarray
+        Written in its own data type, unscaled.
+    header : Nifti1Header
+        Of the volume whose grid ``data`` lies on.
+    """
+    write_atomic(path, nifti_bytes(data, header, check_suffix(path)))
