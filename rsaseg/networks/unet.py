@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 from rsaseg.networks.attention import RSABlock
 
@@ -25,9 +26,11 @@ class NetworkConfig:
         Three digits of the paper, 0 or 1: attention at the second-bottom level of the encoder, at
         the bottom, and at the second-bottom level of the decoder. "111" is RSA-111, "000" the
         plain U-Net.
+    patch_vox : tuple of int
+        Voxels (D, H, W) of the input that become one position of the top level (space to depth),
+        and of the output that one position becomes (depth to space). (1, 1, 1) is the paper's.
     flat_levels : int
-        The first levels that work within axial slices: 1x3x3 kernels, slices not halved. For
-        thick slices.
+        The first levels whose convolutions are 1x3x3, within axial slices. 0 is the paper's.
     groups : int
         Groups of the group normalisation.
     stem_dropout : float
@@ -40,6 +43,7 @@ class NetworkConfig:
     classes: int = 2
     channels: tuple[int, ...] = (16, 32, 64, 128)
     attention: str = "111"
+    patch_vox: tuple[int, int, int] = (1, 1, 1)
     flat_levels: int = 0
     groups: int = 8
     stem_dropout: float = 0.0
@@ -48,6 +52,20 @@ class NetworkConfig:
 
 PAPER = NetworkConfig(channels=(32, 64, 128, 256, 512), attention="010", stem_dropout=0.2)
 """The authors' public network, RSA-010: 24,554,339 parameters."""
+
+
+def space_to_depth(x: Tensor, patch_vox: tuple[int, int, int]) -> Tensor:
+    """Turn (N, C, D, H, W) into (N, C * patch, D / p, H / q, W / r); sizes must divide."""
+    (p, q, r), (n, c, d, h, w) = patch_vox, x.shape
+    x = x.reshape(n, c, d // p, p, h // q, q, w // r, r)
+    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(n, c * p * q * r, d // p, h // q, w // r)
+
+
+def depth_to_space(x: Tensor, patch_vox: tuple[int, int, int]) -> Tensor:
+    """Undo `space_to_depth`."""
+    (p, q, r), (n, c, d, h, w) = patch_vox, x.shape
+    x = x.reshape(n, c // (p * q * r), p, q, r, d, h, w)
+    return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(n, -1, d * p, h * q, w * r)
 
 
 class ConvNormReLU(nn.Sequential):
@@ -77,38 +95,43 @@ class RSANet(nn.Module):
         super().__init__()
         self.config = config
         c, bottom = config.channels, len(config.channels) - 1
-        kernels = [(1 if i < config.flat_levels else 3, 3, 3) for i in range(bottom + 1)]
+        kernels = [(1 if level < config.flat_levels else 3, 3, 3) for level in range(bottom + 1)]
+        patch = prod(config.patch_vox)
 
         def two_convs(c_in: int, level: int) -> nn.Sequential:
             first = ConvNormReLU(c_in, c[level], kernels[level], config.groups)
-            return nn.Sequential(
-                first, ConvNormReLU(c[level], c[level], kernels[level], config.groups)
-            )
-
-        def conv(c_in: int, c_out: int, stride: int = 1) -> nn.Conv3d:
-            return nn.Conv3d(c_in, c_out, 3, stride, padding=1, bias=False)
+            second = ConvNormReLU(c[level], c[level], kernels[level], config.groups)
+            return nn.Sequential(first, second)
 
         def attention(place: int, level: int) -> nn.Module:
             if config.attention[place] == "0":
                 return nn.Identity()
             return RSABlock(c[level], config.scaled_attention)
 
-        self.stem = conv(config.in_channels, c[0])
+        self.stem = nn.Conv3d(config.in_channels * patch, c[0], 3, padding=1, bias=False)
         self.dropout = nn.Dropout3d(config.stem_dropout)
         self.encoder = nn.ModuleList(
             two_convs(c[max(level - 1, 0)], level) for level in range(bottom + 1)
         )
-        self.down = nn.ModuleList(conv(c[i], c[i], stride=2) for i in range(bottom))
+        self.down = nn.ModuleList(
+            nn.Conv3d(c[i], c[i], 3, stride=2, padding=1, bias=False) for i in range(bottom)
+        )
         self.up = nn.ModuleList(nn.Conv3d(c[i + 1], c[i], 1, bias=False) for i in range(bottom))
         self.decoder = nn.ModuleList(two_convs(2 * c[i], i) for i in range(bottom))
         self.attend_encoder = attention(0, bottom - 1)
         self.attend_bottom = attention(1, bottom)
         self.attend_decoder = attention(2, bottom - 1)
-        self.head = nn.Sequential(conv(c[0], c[0]), nn.Conv3d(c[0], config.classes, 1, bias=False))
+        self.head = nn.Sequential(
+            nn.Conv3d(c[0], c[0], kernels[0], padding=(kernels[0][0] // 2, 1, 1), bias=False),
+            nn.Conv3d(c[0], config.classes * patch, 1, bias=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return class logits (N, classes, D, H, W) of the sequences (N, in_channels, D, H, W)."""
-        bottom = len(self.down)
+        bottom, (d, h, w) = len(self.down), x.shape[2:]
+        p, q, r = self.config.patch_vox
+        x = pad(x, (0, -w % r, 0, -h % q, 0, -d % p))
+        x = space_to_depth(x, self.config.patch_vox)
         x = self.dropout(self.stem(x))
         skips = []
         for level, convs in enumerate(self.encoder):
@@ -125,5 +148,5 @@ class RSANet(nn.Module):
             x = self.decoder[level](torch.cat([skip, x], dim=1))
             if level == bottom - 1:
                 x = self.attend_decoder(x)
-        logits: Tensor = self.head(x)
-        return logits
+        logits = depth_to_space(self.head(x), self.config.patch_vox)
+        return logits[..., :d, :h, :w]

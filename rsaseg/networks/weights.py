@@ -1,0 +1,148 @@
+"""Weights on disk: one safetensors file with everything needed to use it rightly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from rsaseg.errors import WeightsError
+from rsaseg.imaging import write_atomic
+from rsaseg.networks.unet import NetworkConfig, RSANet
+from rsaseg.preprocessing import InputSpec
+
+DEFAULT_WEIGHTS = "rsa111-v1"
+_FOLDERS = (Path(__file__).parents[1] / "weights", Path(__file__).parents[2] / "weights")
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What stands in a weights file beside the numbers.
+
+    Attributes
+    ----------
+    network : NetworkConfig
+        The layers.
+    input : InputSpec
+        Sequence order, spacing, normalisation.
+    window_vox : tuple of int
+        Training crop (D, H, W), and the window where the whole volume does not fit.
+    threshold : float
+        Lesion where the probability is over this; chosen on out-of-fold predictions.
+    min_lesion_mm3 : float
+        Smaller lesions are left out of the mask.
+    version, licence : str
+        Of the weights.
+    training_data : tuple of str
+        Citations of the data they learned from.
+    """
+
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    input: InputSpec = field(default_factory=InputSpec)
+    window_vox: tuple[int, int, int] = (32, 128, 96)
+    threshold: float = 0.5
+    min_lesion_mm3: float = 0.0
+    version: str = "0"
+    licence: str = "CC BY 4.0"
+    training_data: tuple[str, ...] = ()
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(v) for v in value) if isinstance(value, list) else value
+
+
+def info_from_json(text: str) -> WeightsInfo:
+    """Rebuild the information that `info_to_json` wrote."""
+    values = {key: _tupled(value) for key, value in json.loads(text).items()}
+    network = {key: _tupled(value) for key, value in values.pop("network").items()}
+    inputs = {key: _tupled(value) for key, value in values.pop("input").items()}
+    return WeightsInfo(NetworkConfig(**network), InputSpec(**inputs), **values)
+
+
+def info_to_json(info: WeightsInfo) -> str:
+    """Return ``info`` as JSON with sorted keys."""
+    return json.dumps(asdict(info), sort_keys=True)
+
+
+def content_hash(tensors: Mapping[str, Tensor], info_json: str) -> str:
+    """Return the SHA-256 over the information and every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(info_json.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], info: WeightsInfo) -> None:
+    """Write weights in half precision, atomically."""
+    tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in state.items()}
+    text = info_to_json(info)
+    metadata = {"rsaseg": text, "sha256": content_hash(tensors, text)}
+    write_atomic(path, save(tensors, metadata))
+
+
+def find_weights(name_or_path: str) -> Path:
+    """Return the file of shipped weights by name, or of the user's own by path.
+
+    Raises
+    ------
+    WeightsError
+        If there is none.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".safetensors" or path.exists():
+        if not path.is_file():
+            raise WeightsError(f"{path}: no such weights file; check the path")
+        return path
+    shipped = sorted(p for folder in _FOLDERS for p in folder.glob("*.safetensors"))
+    for file in shipped:
+        if file.stem == name_or_path:
+            return file
+    known = ", ".join(dict.fromkeys(p.stem for p in shipped)) or "none shipped"
+    raise WeightsError(f"{name_or_path}: unknown weights; known are: {known}; or give a file")
+
+
+def load_weights(path: Path) -> tuple[RSANet, WeightsInfo, str]:
+    """Read a weights file and check its hash.
+
+    Returns
+    -------
+    network : RSANet
+        In evaluation mode, float32, on the CPU.
+    info : WeightsInfo
+        See there.
+    sha256 : str
+        Content hash, also a name for these very weights.
+
+    Raises
+    ------
+    WeightsError
+        If the file is damaged, changed, or not of this program.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError):
+        raise WeightsError(f"{path}: damaged or not a safetensors file; copy it again") from None
+    if "rsaseg" not in metadata or "sha256" not in metadata:
+        raise WeightsError(f"{path}: not written by rsaseg; train or copy rsaseg weights")
+    sha256 = content_hash(tensors, metadata["rsaseg"])
+    if sha256 != metadata["sha256"]:
+        raise WeightsError(f"{path}: its content does not match its SHA-256; copy it again")
+    try:
+        info = info_from_json(metadata["rsaseg"])
+        network = RSANet(info.network)
+        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except (TypeError, KeyError, ValueError, RuntimeError):
+        raise WeightsError(f"{path}: made for another version of rsaseg; get its weights") from None
+    return network.eval(), info, sha256

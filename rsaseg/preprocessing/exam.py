@@ -1,0 +1,147 @@
+"""From images on one grid to the network's input, and from its output back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects, gaussian_filter, label
+
+from rsaseg.imaging import Grid, Volume, crop_grid, ras_grid, resample
+
+SEQUENCES = ("T1", "T2", "FLAIR")
+"""Channel order of every network here; stored with its weights."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How an exam becomes a network's input; stored with its weights.
+
+    Attributes
+    ----------
+    sequences : tuple of str
+        Channel order.
+    spacing_mm : tuple of float
+        Voxel size along R, A and S.
+    margin_mm : float
+        Room left around the head.
+    clip : float
+        Intensities beyond this many standard deviations are cut.
+    """
+
+    sequences: tuple[str, ...] = SEQUENCES
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 3.0)
+    margin_mm: float = 6.0
+    clip: float = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkInput:
+    """What the network sees of an exam.
+
+    Attributes
+    ----------
+    image : ndarray
+        (C, D, H, W) float32: sequences; axial, coronal, sagittal slices. A missing sequence is 0.
+    grid : Grid
+        Of one sequence, axes in R, A, S order: ``image`` is (C,) + this shape reversed.
+    """
+
+    image: NDArray[np.float32]
+    grid: Grid
+
+
+def to_tensor_axes(data: NDArray[Any]) -> NDArray[Any]:
+    """Turn (R, A, S) arrays into (D, H, W) and back: the one place where axes are transposed."""
+    return np.ascontiguousarray(data.transpose(2, 1, 0))
+
+
+def otsu_threshold(values: NDArray[np.float32]) -> float:
+    """Return the grey value that splits ``values`` with the largest between-class variance.
+
+    Otsu 1979, doi:10.1109/TSMC.1979.4310076, on a histogram of 256 bins.
+    """
+    counts, edges = np.histogram(values, bins=256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)
+    above = below[-1] - below
+    sum_below = np.cumsum(counts * centres)
+    mean_below = sum_below / np.maximum(below, 1)
+    mean_above = (sum_below[-1] - sum_below) / np.maximum(above, 1)
+    return float(centres[np.argmax(below * above * (mean_below - mean_above) ** 2)])
+
+
+def head_mask(data: NDArray[np.float32], spacing_mm: tuple[float, ...]) -> NDArray[np.bool_]:
+    """Return the head, or the brain where the skull is stripped: tissue without air or filling.
+
+    The largest connected part over half of Otsu's threshold in an image smoothed by 1.5 mm.
+
+    Parameters
+    ----------
+    data : ndarray
+        One sequence.
+    spacing_mm : tuple of float
+        Its voxel size.
+    """
+    low, high = np.percentile(data[::2, ::2], (0.5, 99.5))
+    smooth = gaussian_filter(np.clip(data, low, high), [1.5 / s for s in spacing_mm], truncate=2.0)
+    tissue = smooth > low + (otsu_threshold(smooth) - low) / 2
+    parts, n = label(tissue)
+    if n > 1:
+        tissue = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+    mask: NDArray[np.bool_] = tissue
+    return mask
+
+
+def normalise(
+    data: NDArray[np.float32], mask: NDArray[np.bool_], clip: float
+) -> NDArray[np.float32]:
+    """Return ``data`` with mean 0 and standard deviation 1 inside ``mask``, cut at ``clip``.
+
+    The hundredth brightest and darkest voxels are left out of both figures.
+    """
+    inside = data[mask]
+    low, high = np.percentile(inside, (1.0, 99.0))
+    inside = inside[(inside >= low) & (inside <= high)]
+    spread = max(float(inside.std()), 1e-6)
+    scaled: NDArray[np.float32] = np.clip((data - inside.mean()) / spread, -clip, clip)
+    return scaled
+
+
+def prepare(exam: dict[str, Volume], spec: InputSpec) -> NetworkInput:
+    """Resample, crop to the head and normalise an exam.
+
+    Parameters
+    ----------
+    exam : dict
+        Sequence name to volume, all on the grid of ``exam["FLAIR"]``; others may be missing.
+    spec : InputSpec
+        Of the weights.
+    """
+    flair_grid = exam["FLAIR"].grid
+    grid = ras_grid(flair_grid, spec.spacing_mm)
+    resampled = {name: resample(volume.data, flair_grid, grid) for name, volume in exam.items()}
+    masks = {name: head_mask(data, spec.spacing_mm) for name, data in resampled.items()}
+    box = find_objects(masks["FLAIR"].astype(np.int8))[0]
+    margin = np.ceil(spec.margin_mm / np.array(spec.spacing_mm)).astype(int)
+    start = np.maximum(0, np.array([s.start for s in box]) - margin)
+    stop = np.minimum(grid.shape, np.array([s.stop for s in box]) + margin)
+    crop = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    channels = []
+    for name in spec.sequences:
+        if name in resampled:
+            data = normalise(resampled[name][crop], masks[name][crop], spec.clip)
+            channels.append(to_tensor_axes(data))
+        else:
+            channels.append(np.zeros(tuple(stop - start)[::-1], dtype=np.float32))
+    return NetworkInput(np.stack(channels).astype(np.float32), crop_grid(grid, start, stop))
+
+
+def to_flair_grid(
+    probability: NDArray[np.float32], grid: Grid, flair_grid: Grid
+) -> NDArray[np.float32]:
+    """Bring a probability (D, H, W) on ``grid`` back to the FLAIR's own grid, 0 outside."""
+    back = resample(to_tensor_axes(probability), grid, flair_grid)
+    return np.clip(back, 0.0, 1.0)

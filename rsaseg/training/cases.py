@@ -1,0 +1,167 @@
+"""Training cases: finding them, and keeping what the network sees of them in memory-mapped files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsaseg.errors import GeometryError, InputError
+from rsaseg.imaging import Volume, read_mask, read_volume, resample
+from rsaseg.preprocessing import SEQUENCES, InputSpec, prepare, to_tensor_axes
+
+_VISIT = re.compile(r"[-_](t|s|ses-?|visit-?)\d+$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """The files of one case: sequences by name, the lesion mask, a brain mask where there is one."""
+
+    name: str
+    sequences: dict[str, Path]
+    lesion: Path
+    brain: Path | None = None
+
+    @property
+    def patient(self) -> str:
+        """The case's name without a visit at its end (``-t2``, ``-s1``, ``_ses-01``)."""
+        return _VISIT.sub("", self.name)
+
+
+def find_files(folder: Path) -> dict[str, Path]:
+    """Return ``t1``, ``t2``, ``flair``, ``lesion``, ``brain`` to NIfTI file, names in any case."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        stem = re.sub(r"\.nii(\.gz)?$", "", path.name.lower())
+        if stem == path.name.lower() or stem not in {"t1", "t2", "flair", "lesion", "brain"}:
+            continue
+        if stem in found:
+            raise InputError(f"{path}: {found[stem].name} is there too; keep one of them")
+        found[stem] = path
+    return found
+
+
+def find_cases(folders: Sequence[Path]) -> list[CaseFiles]:
+    """Return the cases under ``folders``, a folder each, sorted by name.
+
+    Raises
+    ------
+    InputError
+        If a folder or a case's FLAIR or lesion mask is missing, or a name appears twice.
+    """
+    cases: dict[str, CaseFiles] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; give a folder with one folder per case")
+        for place in sorted(p for p in folder.iterdir() if p.is_dir()):
+            files = find_files(place)
+            if not files:
+                continue
+            for needed in ("flair", "lesion"):
+                if needed not in files:
+                    raise InputError(f"{place}: has no {needed} NIfTI file; add it or move the case")
+            if place.name in cases:
+                raise InputError(f"{place}: a second case of this name; rename one")
+            sequences = {name: files[name.lower()] for name in SEQUENCES if name.lower() in files}
+            cases[place.name] = CaseFiles(
+                place.name, sequences, files["lesion"], files.get("brain")
+            )
+    if not cases:
+        names = ", ".join(str(folder) for folder in folders)
+        raise InputError(f"{names}: no cases found; put T1, T2, FLAIR and lesion in a folder each")
+    return [cases[name] for name in sorted(cases)]
+
+
+def split_folds(cases: Sequence[CaseFiles], folds: int) -> list[list[CaseFiles]]:
+    """Deal the patients, in order of name, to ``folds`` folds; a patient's visits stay together.
+
+    Raises
+    ------
+    InputError
+        If there are fewer patients than folds.
+    """
+    patients = sorted({case.patient for case in cases})
+    if len(patients) < folds:
+        raise InputError(f"{folds} folds need {folds} patients; there are {len(patients)}")
+    fold_of = {patient: i % folds for i, patient in enumerate(patients)}
+    return [[case for case in cases if fold_of[case.patient] == i] for i in range(folds)]
+
+
+@dataclass(frozen=True, eq=False)
+class CachedCase:
+    """What the network sees of a case, memory-mapped.
+
+    Attributes
+    ----------
+    name, patient : str
+        Of the case.
+    images : list of ndarray
+        (C, D, H, W) float16: as scanned, and brain alone where there is a brain mask.
+    lesions : list of ndarray
+        (D, H, W) float16, 0..1: fraction of the voxel that is lesion, one for each image.
+    lesion_vox : list of ndarray
+        (n, 3) D, H, W indices of voxels over half lesion.
+    """
+
+    name: str
+    patient: str
+    images: list[NDArray[np.float16]]
+    lesions: list[NDArray[np.float16]]
+    lesion_vox: list[NDArray[np.intp]]
+
+
+def read_exam(files: CaseFiles) -> dict[str, Volume]:
+    """Read a case's sequences and check that they lie on the FLAIR's grid."""
+    exam = {name: read_volume(path) for name, path in files.sequences.items()}
+    for name, volume in exam.items():
+        if not volume.grid.matches(exam["FLAIR"].grid):
+            raise GeometryError(
+                f"{volume.name}: {name} is on {volume.grid.describe()}, the FLAIR on "
+                f"{exam['FLAIR'].grid.describe()}; run rsaseg preprocess first"
+            )
+    return exam
+
+
+def cache_case(files: CaseFiles, spec: InputSpec, folder: Path) -> CachedCase:
+    """Prepare a case once and keep it under ``folder``; later calls only map the files.
+
+    The key is the content of the files and ``spec``, so a changed mask is prepared again.
+    """
+    paths = [*files.sequences.values(), files.lesion, *([files.brain] if files.brain else [])]
+    digest = hashlib.sha256(json.dumps([2, asdict(spec), sorted(files.sequences)]).encode())
+    for path in paths:
+        digest.update(path.read_bytes())
+    place = folder / f"{files.name}-{digest.hexdigest()[:12]}"
+    if not (place / "done").exists():
+        place.mkdir(parents=True, exist_ok=True)
+        _write_variants(files, spec, place)
+        (place / "done").touch()
+    images = [np.load(p, mmap_mode="r") for p in sorted(place.glob("image-*.npy"))]
+    lesions = [np.load(p, mmap_mode="r") for p in sorted(place.glob("lesion-*.npy"))]
+    lesion_vox = [np.argwhere(np.asarray(lesion) > 0.5) for lesion in lesions]
+    return CachedCase(files.name, files.patient, images, lesions, lesion_vox)
+
+
+def _write_variants(files: CaseFiles, spec: InputSpec, place: Path) -> None:
+    exam = read_exam(files)
+    grid = exam["FLAIR"].grid
+    lesion, lesion_grid = read_mask(files.lesion)
+    variants = [exam]
+    if files.brain is not None:
+        brain, _ = read_mask(files.brain)
+        variants.append(
+            {name: replace(volume, data=volume.data * brain) for name, volume in exam.items()}
+        )
+    if not lesion_grid.matches(grid):
+        raise GeometryError(f"{files.lesion}: not on the FLAIR's grid; draw the mask on the FLAIR")
+    for i, variant in enumerate(variants):
+        seen = prepare(variant, spec)
+        target = to_tensor_axes(resample(lesion, grid, seen.grid))
+        np.save(place / f"image-{i}.npy", seen.image.astype(np.float16))
+        np.save(place / f"lesion-{i}.npy", target.astype(np.float16))

@@ -1,0 +1,81 @@
+"""Checkpoints: a training run's whole state in one safetensors file, replaced atomically."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from rsaseg.errors import InputError
+from rsaseg.imaging import write_atomic
+
+
+def save_checkpoint(
+    path: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, run: str
+) -> None:
+    """Write network, averaged network, optimiser state and the description of the run.
+
+    Parameters
+    ----------
+    path : Path
+        Replaced atomically.
+    network, average : nn.Module
+        Trained network and its running average.
+    optimizer : torch.optim.Optimizer
+        Adam or AdamW over the network's parameters.
+    run : str
+        JSON with the step and the configuration.
+    """
+    tensors: dict[str, Tensor] = {}
+    for prefix, module in (("network", network), ("average", average)):
+        tensors |= {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_atomic(path, save(tensors, {"run": run}))
+
+
+def read_run(path: Path) -> str:
+    """Return the description that `save_checkpoint` stored.
+
+    Raises
+    ------
+    InputError
+        If the file is not a checkpoint.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            run = (file.metadata() or {}).get("run")
+    except (SafetensorError, OSError):
+        run = None
+    if run is None:
+        raise InputError(f"{path}: not a checkpoint of rsaseg; start again in another folder")
+    return str(run)
+
+
+def load_checkpoint(
+    path: Path,
+    network: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> None:
+    """Put a checkpoint's state into the given network, average and optimiser."""
+    moments: dict[int, dict[str, Any]] = {}
+    states: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}}
+    with safe_open(path, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118
+            part, name = key.split(".", 1)
+            if part == "optimizer":
+                index, moment = name.split(".", 1)
+                moments.setdefault(int(index), {})[moment] = file.get_tensor(key)
+            else:
+                states[part][name] = file.get_tensor(key)
+    network.load_state_dict(states["network"])
+    average.load_state_dict(states["average"])
+    if optimizer is not None:
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": moments, "param_groups": groups})

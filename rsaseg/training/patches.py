@@ -1,0 +1,162 @@
+"""Random training crops: where they lie, how they are turned, how their grey values vary.
+
+Every crop is a function of (seed, its number in the run) alone, so a resumed run, or one spread
+over several processes, sees the very same crops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import affine_grid, avg_pool3d, grid_sample, interpolate
+
+from rsaseg.training.cases import CachedCase
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strongly crops vary; probabilities are per crop.
+
+    Attributes
+    ----------
+    rotation_deg, tilt_deg : float
+        Largest turn about the head's long axis, and about the two others.
+    scale : float
+        Largest relative change of size.
+    stripped : float
+        Probability of the brain alone, for cases with a brain mask.
+    drop : float
+        Probability that T1 is left out, and that T2 is.
+    thick : float
+        Probability of thicker slices, two to three times the grid's.
+    grey : float
+        Strength of contrast, brightness, gamma, bias field and noise; 0 turns them off.
+    """
+
+    rotation_deg: float = 15.0
+    tilt_deg: float = 6.0
+    scale: float = 0.15
+    stripped: float = 0.35
+    drop: float = 0.2
+    thick: float = 0.2
+    grey: float = 1.0
+
+
+def draw_crop(
+    cases: Sequence[CachedCase],
+    crop_vox: tuple[int, int, int],
+    augmentation: Augmentation,
+    seed: int,
+    number: int,
+) -> tuple[Tensor, Tensor, str]:
+    """Return crop ``number`` of the run ``seed``: image (C, D, H, W), lesion (D, H, W), case name.
+
+    The patient is drawn first, then the visit, so that no patient counts twice. Six in ten crops
+    are centred near a lesion voxel, the others anywhere.
+    """
+    rng = np.random.default_rng((seed, number))
+    patients = sorted({case.patient for case in cases})
+    patient = patients[rng.integers(len(patients))]
+    visits = [case for case in cases if case.patient == patient]
+    case = visits[rng.integers(len(visits))]
+    variant = int(len(case.images) > 1 and rng.random() < augmentation.stripped)
+    image, lesion = case.images[variant], case.lesions[variant]
+    lesion_vox, shape = case.lesion_vox[variant], np.array(lesion.shape)
+    if rng.random() < 0.6 and len(lesion_vox):
+        centre = lesion_vox[rng.integers(len(lesion_vox))] + rng.uniform(-0.25, 0.25, 3) * crop_vox
+    else:
+        centre = rng.uniform(0, 1, 3) * shape
+    half = np.array(crop_vox) / 2
+    centre = np.where(shape > 2 * half, np.clip(centre, half, shape - half), shape / 2)
+    stack = _turned_crop(image, lesion, centre, crop_vox, _turn(rng, augmentation))
+    channels, target = stack[:-1], stack[-1].clamp(0, 1)
+    missing = ~channels.flatten(1).any(dim=1)
+    missing[:-1] |= torch.from_numpy(rng.random(len(channels) - 1) < augmentation.drop)
+    channels = vary_grey(channels, rng, augmentation)
+    channels[missing] = 0  # the last channel, FLAIR, is always there
+    return channels, target, case.name
+
+
+def _turn(rng: Generator, augmentation: Augmentation) -> Array:
+    """Return a random (3, 3) map from the crop's mm offsets to the volume's, axes W, H, D."""
+    rotation = augmentation.rotation_deg
+    tilt = augmentation.tilt_deg
+    yaw, pitch, roll = np.deg2rad(rng.uniform(-1, 1, 3) * (rotation, tilt, tilt))
+    c, s = np.cos(yaw), np.sin(yaw)
+    about_d = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    c, s = np.cos(pitch), np.sin(pitch)
+    about_w = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+    c, s = np.cos(roll), np.sin(roll)
+    about_h = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+    size = 1 + rng.uniform(-augmentation.scale, augmentation.scale)
+    mirror = np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])  # left and right
+    turn: Array = (about_d @ about_w @ about_h @ mirror * size).astype(np.float32)
+    return turn
+
+
+def _turned_crop(
+    image: NDArray[np.float16],
+    lesion: NDArray[np.float16],
+    centre: NDArray[np.float64],
+    crop_vox: tuple[int, int, int],
+    turn: Array,
+) -> Tensor:
+    """Sample a turned crop of image and lesion, (C + 1, D, H, W); outside is the darkest value."""
+    spacing = np.array([1.0, 1.0, 3.0])  # W, H, D in mm of the working grid; only ratios matter
+    reach = np.abs(turn * spacing[None] / spacing[:, None]) @ (np.array(crop_vox)[::-1] / 2)
+    reach_vox = np.ceil(reach[::-1]).astype(int) + 1  # D, H, W
+    start = np.floor(centre).astype(int) - reach_vox
+    stop = start + 2 * reach_vox + 1
+    low, high = np.maximum(start, 0), np.minimum(stop, lesion.shape)
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    inside = np.concatenate([image[(slice(None), *box)], lesion[box][None]]).astype(np.float32)
+    outside = list(zip(low - start, stop - high, strict=True))
+    fill = inside.min(axis=(1, 2, 3), keepdims=True)  # lesion: 0
+    padded = np.pad(inside - fill, [(0, 0), *outside])
+    theta = turn * spacing[None] / spacing[:, None]  # voxel offsets W, H, D: crop to volume
+    size_in = np.array(padded.shape[:0:-1], dtype=np.float32)
+    size_out = np.array(crop_vox[::-1], dtype=np.float32)
+    shift_vox = (centre - start - (np.array(padded.shape[1:]) - 1) / 2)[::-1]
+    matrix = np.concatenate(
+        [theta * size_out[None] / size_in[:, None], (2 * shift_vox / size_in)[:, None]], axis=1
+    )
+    grid = affine_grid(
+        torch.from_numpy(matrix.astype(np.float32))[None], [1, 1, *crop_vox], align_corners=False
+    )
+    sampled = grid_sample(torch.from_numpy(padded)[None], grid, align_corners=False)[0]
+    return sampled + torch.from_numpy(fill)
+
+
+def vary_grey(image: Tensor, rng: Generator, augmentation: Augmentation) -> Tensor:
+    """Return (C, D, H, W) with other contrast, brightness, gamma, bias, noise and slice thickness."""
+    if rng.random() < augmentation.thick and image.shape[1] > 3:
+        factor = int(rng.integers(2, 4))
+        thick = avg_pool3d(image[None], (factor, 1, 1), ceil_mode=True)
+        image = interpolate(thick, size=image.shape[1:], mode="trilinear")[0]
+    if rng.random() < 0.3 * augmentation.grey:  # bias field: a smooth factor of the distance to air
+        coarse = torch.from_numpy(rng.normal(0, 0.12, (1, 1, 2, 3, 3)).astype(np.float32))
+        field = interpolate(coarse, size=image.shape[1:], mode="trilinear")[0].exp()
+        floor = image.amin(dim=(1, 2, 3), keepdim=True)
+        image = (image - floor) * field + floor
+    varied = []
+    for channel in image:
+        low, high = channel.min(), channel.max()
+        span = (high - low).clamp_min(1e-3)
+        gamma = float(np.exp(rng.normal(0, 0.15 * augmentation.grey)))
+        gain = float(np.exp(rng.normal(0, 0.12 * augmentation.grey)))
+        shift = float(rng.normal(0, 0.15 * augmentation.grey))
+        channel = (((channel - low) / span) ** gamma * span + low) * gain + shift  # noqa: PLW2901
+        noise = rng.uniform(0, 0.15) * augmentation.grey * (rng.random() < 0.4)
+        if noise:
+            drawn = rng.standard_normal(tuple(channel.shape), dtype=np.float32)
+            channel = channel + noise * torch.from_numpy(drawn)  # noqa: PLW2901
+        varied.append(channel)
+    return torch.stack(varied)
