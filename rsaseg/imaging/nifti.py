@@ -81,7 +81,9 @@ def _read_bytes(path: Path) -> tuple[bytes, str]:
     try:
         packed = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); check its permissions"
+        ) from None
     sha256 = hashlib.sha256(packed).hexdigest()
     if packed[:2] != b"\x1f\x8b":
         return packed, sha256
@@ -147,7 +149,9 @@ def as_volume(image: Any, name: str, sha256: str = "") -> Volume:
         raise InputError(f"{path}: voxels are not plain numbers; give a grey-value image")
     affine = np.asarray(image.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise GeometryError(f"{path}: its affine has no inverse; repair the header's sform or qform")
+        raise GeometryError(
+            f"{path}: its affine has no inverse; repair the header's sform or qform"
+        )
     try:
         data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
     except (OSError, ValueError):
@@ -209,9 +213,13 @@ def write_atomic(path: Path, content: bytes) -> None:
         If the folder is missing or cannot be written.
     """
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".part"
+        )
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); choose another folder"
+        ) from None
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -237,7 +245,7 @@ def nifti_bytes(data: NDArray[Any], header: Nifti1Header, suffix: str) -> bytes:
     header.set_data_dtype(data.dtype)
     header.set_data_shape(data.shape)
     header["pixdim"] = geometry_header(header)["pixdim"]
-    image_class = nib.Nifti2Image if header["sizeof_hdr"] == 540 else nib.Nifti1Image
+    image_class: Any = nib.Nifti2Image if header["sizeof_hdr"] == 540 else nib.Nifti1Image
     raw: bytes = image_class(data, None, header).to_bytes()
     return gzip.compress(raw, compresslevel=6, mtime=0) if suffix == ".nii.gz" else raw
 

@@ -1,0 +1,31 @@
+"""What several tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rsaseg.phantom import Phantom, make_phantom, write_phantom
+
+LABELLED = Path(__file__).parents[1] / "../shared/data/labelled"
+
+
+@pytest.fixture(scope="session")
+def phantom() -> Phantom:
+    """A small exam, oblique and anisotropic; do not change its arrays."""
+    return make_phantom(seed=0, shape_vox=(72, 84, 40), spacing_mm=(2.5, 2.5, 4.0))
+
+
+@pytest.fixture(scope="session")
+def phantom_files(phantom: Phantom, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """T1, T2, FLAIR and lesion files of the small exam; do not change them."""
+    return write_phantom(tmp_path_factory.mktemp("exam"), phantom)
+
+
+@pytest.fixture(scope="session")
+def labelled() -> Path:
+    """The folder of labelled patients, or a skip that names it."""
+    if not LABELLED.is_dir():
+        pytest.skip(f"needs labelled patients in {LABELLED}")
+    return LABELLED.resolve()
