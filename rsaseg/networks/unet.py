@@ -53,6 +53,11 @@ class NetworkConfig:
 PAPER = NetworkConfig(channels=(32, 64, 128, 256, 512), attention="010", stem_dropout=0.2)
 """The authors' public network, RSA-010: 24,554,339 parameters."""
 
+DEFAULT = NetworkConfig(
+    channels=(32, 48, 96, 192), patch_vox=(1, 2, 2), flat_levels=1, scaled_attention=True
+)
+"""The network of the shipped weights, RSA-111: works at 2x2x3 mm, reads and writes 1x1x3 mm."""
+
 
 def space_to_depth(x: Tensor, patch_vox: tuple[int, int, int]) -> Tensor:
     """Turn (N, C, D, H, W) into (N, C * patch, D / p, H / q, W / r); sizes must divide."""

@@ -65,7 +65,9 @@ def find_cases(folders: Sequence[Path]) -> list[CaseFiles]:
                 continue
             for needed in ("flair", "lesion"):
                 if needed not in files:
-                    raise InputError(f"{place}: has no {needed} NIfTI file; add it or move the case")
+                    raise InputError(
+                        f"{place}: has no {needed} NIfTI file; add it or move the case"
+                    )
             if place.name in cases:
                 raise InputError(f"{place}: a second case of this name; rename one")
             sequences = {name: files[name.lower()] for name in SEQUENCES if name.lower() in files}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rsaseg.errors import InputError
 from rsaseg.imaging import write_atomic
-from rsaseg.networks.unet import NetworkConfig, RSANet
+from rsaseg.networks.unet import DEFAULT, NetworkConfig, RSANet
 from rsaseg.training.cases import CachedCase
 from rsaseg.training.checkpoint import load_checkpoint, read_run, save_checkpoint
 from rsaseg.training.losses import dice_cross_entropy
@@ -51,8 +51,8 @@ class Recipe:
         How crops vary.
     """
 
-    network: NetworkConfig
-    steps: int = 1000
+    network: NetworkConfig = DEFAULT
+    steps: int = 1100
     batch: int = 2
     crop_vox: tuple[int, int, int] = (32, 128, 96)
     learning_rate: float = 1e-3
@@ -70,7 +70,9 @@ class Recipe:
         return float(self.learning_rate * rise * (1 - step / self.steps) ** 0.9)
 
 
-def draw_batch(recipe: Recipe, cases: Sequence[CachedCase], step: int) -> tuple[Tensor, Tensor, list[str]]:
+def draw_batch(
+    recipe: Recipe, cases: Sequence[CachedCase], step: int
+) -> tuple[Tensor, Tensor, list[str]]:
     """Return the batch of ``step``: images (N, C, D, H, W), lesions (N, D, H, W), case names."""
     numbers = range(step * recipe.batch, (step + 1) * recipe.batch)
     crops = [

@@ -1,0 +1,5 @@
+"""``python -m rsaseg``."""
+
+from rsaseg.cli import main
+
+main()

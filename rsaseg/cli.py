@@ -1,0 +1,121 @@
+"""The command line: parse, one call, show."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsaseg import __version__
+from rsaseg.console import messages, output, show_progress
+from rsaseg.errors import RsasegError
+
+app = typer.Typer(
+    help="Segment multiple-sclerosis lesions on T1, T2 and T2-FLAIR. For research use only.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        output.print(f"rsaseg {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option(help="Show a traceback with an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say it.")
+    ] = False,
+) -> None:
+    """Options of every command; `main` looks for --debug itself."""
+
+
+@app.command()
+def predict(
+    flair: Annotated[Path, typer.Option(help="T2-FLAIR, .nii or .nii.gz.")],
+    mask: Annotated[Path, typer.Option("-o", "--output", help="Lesion mask to write.")],
+    t1: Annotated[Path | None, typer.Option(help="T1; may be missing.")] = None,
+    t2: Annotated[Path | None, typer.Option(help="T2; may be missing.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Shipped weights by name, or a .safetensors file.")
+    ] = None,
+    device: Device = "auto",
+    threshold: Annotated[
+        float | None, typer.Option(help="Probability over which a voxel is lesion.")
+    ] = None,
+    min_lesion_mm3: Annotated[float | None, typer.Option(help="Smallest lesion kept.")] = None,
+) -> None:
+    """Segment one exam and write its lesion mask, with a JSON file beside it."""
+    from rsaseg.networks.weights import DEFAULT_WEIGHTS
+    from rsaseg.predict import Settings
+    from rsaseg.predict import predict as run
+
+    settings = Settings(weights or DEFAULT_WEIGHTS, device, threshold, min_lesion_mm3)
+    with show_progress() as progress:
+        result = run(flair, mask, t1, t2, settings, progress)
+    for warning in result.warnings:
+        messages.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+    record = result.record
+    without = ", without " + " and ".join(record["missing_sequences"])
+    output.print(
+        f"{mask}: {result.lesion_count} lesions, {result.volume_ml:.2f} ml"
+        f"{without if record['missing_sequences'] else ''}; "
+        f"{record['seconds']['total']:.1f} s on {record['device']}. Research use only.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def train(
+    data: Annotated[list[Path], typer.Option(help="Folder with a folder per case; repeatable.")],
+    folder: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for checkpoints, logs and weights.")
+    ] = Path("rsaseg-training"),
+    folds: Annotated[int, typer.Option(help="Cross-validation folds by patient; 0: none.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each network.")] = 1100,
+    batch: Annotated[int, typer.Option(min=1, help="Crops in each step.")] = 2,
+    seed: Annotated[int, typer.Option(help="Fixes every random draw.")] = 1,
+    device: Device = "auto",
+) -> None:
+    """Train on your own cases; the same command goes on where it was stopped."""
+    from rsaseg.train import train as run
+    from rsaseg.training.loop import Recipe
+
+    recipe = Recipe(steps=steps, batch=batch, seed=seed)
+    with show_progress() as progress:
+        result = run(data, folder, recipe, folds, device, progress=progress)
+    if result.choice:
+        output.print(
+            f"out of fold, {len(result.overlaps)} cases: sample-average Dice "
+            f"{result.sample_average_dice:.3f}, voxel-average Dice "
+            f"{result.voxel_average_dice:.3f} at threshold {result.choice.threshold}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    output.print(f"{result.weights}: written", highlight=False, markup=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; the one place where errors become a line and an exit code."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except RsasegError as error:
+        if debug:
+            raise
+        text = " ".join(str(error).split())
+        messages.print(f"error: {text}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        messages.print("stopped; nothing was written", highlight=False)
+        sys.exit(130)

@@ -1,0 +1,51 @@
+"""What a person sees while work goes on: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+output = Console()
+messages = Console(stderr=True)
+
+
+@contextmanager
+def show_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function that takes a stage's name, the steps of it done, and how many there are."""
+    if not messages.is_terminal:
+        yield _log_lines()
+        return
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=messages, transient=True) as bars:
+        tasks = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield show
+
+
+def _log_lines() -> Callable[[str, int, int], None]:
+    """Return a function that writes a line when a stage starts and at every tenth of it."""
+    shown: dict[str, int] = {}
+
+    def log(stage: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if stage not in shown or (tenth > shown[stage] and total > 1):
+            suffix = f" {done}/{total}" if total > 1 else ""
+            messages.print(f"{stage}{suffix}", highlight=False, markup=False)
+            shown[stage] = tenth
+
+    return log

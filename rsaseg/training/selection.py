@@ -1,0 +1,79 @@
+"""Choosing threshold and smallest lesion on out-of-fold predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsaseg.imaging import Volume
+from rsaseg.lesions import remove_small
+from rsaseg.metrics import count_overlap
+
+THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(2, 19))
+SMALLEST_MM3 = (0.0, 3.0, 5.0, 10.0, 15.0, 20.0, 30.0)
+
+
+@dataclass(frozen=True, eq=False)
+class OutOfFold:
+    """A case that the network which segmented it had never seen.
+
+    Attributes
+    ----------
+    name, patient : str
+        Of the case.
+    probability : ndarray
+        On the FLAIR's grid.
+    truth : ndarray
+        bool, on the same grid.
+    flair : Volume
+        Whose grid both lie on.
+    """
+
+    name: str
+    patient: str
+    probability: NDArray[np.floating[Any]]
+    truth: NDArray[np.bool_]
+    flair: Volume
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A threshold and a smallest lesion, and the mean Dice over patients that they reach."""
+
+    threshold: float
+    min_lesion_mm3: float
+    dice: float
+
+
+def mean_over_patients(cases: Sequence[OutOfFold], values: Sequence[float]) -> float:
+    """Average a figure over each patient's visits, then over patients."""
+    by_patient: dict[str, list[float]] = {}
+    for case, value in zip(cases, values, strict=True):
+        by_patient.setdefault(case.patient, []).append(value)
+    return float(np.mean([np.mean(visits) for visits in by_patient.values()]))
+
+
+def choose_threshold(cases: Sequence[OutOfFold]) -> Choice:
+    """Return the threshold with the best mean Dice, then the smallest lesion with the best.
+
+    Of equally good ones the lower threshold and the smaller lesion are taken. One figure for all
+    cases, two parameters chosen: how optimistic that is stands in the model card.
+    """
+    dice_at = {
+        threshold: mean_over_patients(
+            cases, [count_overlap(case.probability > threshold, case.truth).dice for case in cases]
+        )
+        for threshold in THRESHOLDS
+    }
+    threshold = max(dice_at, key=lambda t: (dice_at[t], -t))
+    size_at = {}
+    for smallest in SMALLEST_MM3:
+        kept = [remove_small(c.probability > threshold, c.flair.grid, smallest) for c in cases]
+        dice = [count_overlap(mask, c.truth).dice for mask, c in zip(kept, cases, strict=True)]
+        size_at[smallest] = mean_over_patients(cases, dice)
+    smallest = max(size_at, key=lambda s: (size_at[s], -s))
+    return Choice(threshold, smallest, size_at[smallest])
