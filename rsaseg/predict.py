@@ -231,7 +231,7 @@ def predict(
     output: Path,
     t1: Path | None = None,
     t2: Path | None = None,
-    settings: Settings = Settings(),  # noqa: B008
+    settings: Settings = Settings(),
     progress: Progress | None = None,
 ) -> Segmentation:
     """Segment an exam and write the mask, with a JSON file of how it was made beside it.

@@ -1,0 +1,1 @@
+"""RSANet and its weights."""

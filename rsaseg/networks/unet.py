@@ -77,7 +77,7 @@ class ConvNormReLU(nn.Sequential):
     """A convolution without bias, group normalisation, ReLU."""
 
     def __init__(self, c_in: int, c_out: int, kernel: tuple[int, int, int], groups: int) -> None:
-        padding = tuple(k // 2 for k in kernel)
+        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         super().__init__(
             nn.Conv3d(c_in, c_out, kernel, padding=padding, bias=False),
             nn.GroupNorm(groups, c_out),

@@ -1,0 +1,1 @@
+"""Learning from cases with a lesion mask."""

@@ -1,4 +1,4 @@
-"""Training cases: finding them, and keeping what the network sees of them in memory-mapped files."""
+"""Training cases: finding them, and keeping what the network sees in memory-mapped files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _VISIT = re.compile(r"[-_](t|s|ses-?|visit-?)\d+$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """The files of one case: sequences by name, the lesion mask, a brain mask where there is one."""
+    """The files of one case: sequences by name, lesion mask, brain mask where there is one."""
 
     name: str
     sequences: dict[str, Path]

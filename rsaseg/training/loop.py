@@ -147,7 +147,8 @@ def fit(
     described = {**asdict(recipe), "cases": [case.name for case in cases]}
     description = json.dumps(described, sort_keys=True)
     torch.manual_seed(recipe.seed)
-    network = RSANet(recipe.network).to(device, memory_format=torch.channels_last_3d)
+    network: nn.Module = RSANet(recipe.network)
+    network = network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     average = deepcopy(network)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -170,7 +171,7 @@ def fit(
         if not value < 1e4:
             raise InputError(
                 f"{', '.join(names)}: loss {value} at step {step}; check these cases, or lower "
-                f"the learning rate. The checkpoint of step {step - step % 50} is kept"
+                f"the learning rate. The checkpoint before it is kept"
             )
         optimizer.zero_grad()
         loss.backward()

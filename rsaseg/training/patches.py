@@ -136,7 +136,7 @@ def _turned_crop(
 
 
 def vary_grey(image: Tensor, rng: Generator, augmentation: Augmentation) -> Tensor:
-    """Return (C, D, H, W) with other contrast, brightness, gamma, bias, noise and slice thickness."""
+    """Return (C, D, H, W) with contrast, bias field, noise and slice thickness changed."""
     if rng.random() < augmentation.thick and image.shape[1] > 3:
         factor = int(rng.integers(2, 4))
         thick = avg_pool3d(image[None], (factor, 1, 1), ceil_mode=True)
