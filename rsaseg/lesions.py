@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label
+from scipy.ndimage import label
 
 from rsaseg.errors import GeometryError
 from rsaseg.imaging import Grid
@@ -16,8 +16,21 @@ _NEIGHBOURS_26 = np.ones((3, 3, 3), dtype=bool)
 
 def bounding_box(mask: NDArray[Any]) -> tuple[slice, slice, slice] | None:
     """Return the smallest box of voxels that holds all of ``mask``, or None if it is empty."""
-    boxes = find_objects(np.asarray(mask, dtype=bool).view(np.uint8))
-    return boxes[0] if boxes else None  # type: ignore[return-value]
+    lesion = np.asarray(mask, dtype=bool)
+    spans = []
+    for other_axes in ((1, 2), (0, 2), (0, 1)):
+        filled = np.flatnonzero(lesion.any(axis=other_axes))
+        if not filled.size:
+            return None
+        spans.append(slice(int(filled[0]), int(filled[-1]) + 1))
+    return spans[0], spans[1], spans[2]
+
+
+def large_enough(size_vox: NDArray[Any], grid: Grid, min_lesion_mm3: float) -> NDArray[np.bool_]:
+    """Return for each component of ``size_vox`` voxels whether it is a lesion by its volume."""
+    # an affine stored as float32 must not tip a lesion of exactly the minimum over the edge
+    enough: NDArray[np.bool_] = size_vox * grid.voxel_mm3 >= min_lesion_mm3 * (1 - 1e-5)
+    return enough
 
 
 def find_lesions(
@@ -59,10 +72,10 @@ def find_lesions(
     box = bounding_box(lesion)
     if box is None:
         return labels, 0
-    components, n_components = label(lesion[box], structure=_NEIGHBOURS_26)
-    size_vox = np.bincount(components.ravel(), minlength=n_components + 1)
-    # an affine stored as float32 must not tip a lesion of exactly the minimum over the edge
-    kept = size_vox * grid.voxel_mm3 >= min_lesion_mm3 * (1 - 1e-5)
+    inside = np.ascontiguousarray(lesion[box])
+    components, n_components = label(inside, structure=_NEIGHBOURS_26)
+    size_vox = np.bincount(components[inside], minlength=n_components + 1)
+    kept = large_enough(size_vox, grid, min_lesion_mm3)
     kept[0] = False
     by_size = np.argsort(-size_vox, kind="stable")
     by_size = by_size[kept[by_size]]
@@ -90,6 +103,6 @@ def remove_small(mask: NDArray[Any], grid: Grid, min_lesion_mm3: float) -> NDArr
         bool, shape of ``mask``.
     """
     if min_lesion_mm3 <= 0:
-        return np.asarray(mask) != 0
+        return np.asarray(mask, dtype=bool)
     kept: NDArray[np.bool_] = find_lesions(mask, grid, min_lesion_mm3)[0] > 0
     return kept

@@ -1,0 +1,1 @@
+"""What people read: evaluation tables, lesion tables and reports."""

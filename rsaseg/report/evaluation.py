@@ -1,0 +1,131 @@
+"""The result of an evaluation as tables: on the terminal, as TSV and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from rsaseg.metrics import LesionCounts
+from rsaseg.scoring.cases import CASE_METRICS
+from rsaseg.scoring.summary import COHORT_METRICS, Evaluation
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return "n/a" if math.isnan(value) else f"{value:.6g}"
+    return str(value)
+
+
+def tsv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return rows of the same columns as a TSV file's bytes; NaN is ``n/a``, as BIDS asks."""
+    lines = ["\t".join(rows[0])] if rows else []
+    lines += ["\t".join(_text(value) for value in row.values()) for row in rows]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def case_rows(result: Evaluation) -> list[dict[str, Any]]:
+    """Return one row a case: its scores, lesion counts and whether it failed; extra ones last."""
+    rows: list[dict[str, Any]] = []
+    for score in result.cases:
+        counts = sum(score.lesions, start=LesionCounts())
+        status = "missing" if score.missing else "scored"
+        row = {"case": score.case, "patient": score.patient, "status": status}
+        rows.append(row | dict(score.scores) | asdict(counts))
+    nothing = dict.fromkeys((*CASE_METRICS, *asdict(LesionCounts())), float("nan"))
+    extra = ({"case": case, "patient": "n/a", "status": "extra"} for case in result.extra)
+    return rows + [row | nothing for row in extra]
+
+
+def evaluation_json(result: Evaluation) -> bytes:
+    """Return the whole result, the rules and the meaning of each column as JSON; NaN is null."""
+    content = {
+        "pred": result.pred,
+        "truth": result.truth,
+        "rules": asdict(result.rules),
+        "n_cases": len(result.cases),
+        "n_patients": len({score.patient for score in result.cases}),
+        "n_failed": result.n_failed,
+        "missing": result.missing,
+        "extra": result.extra,
+        "estimates": [asdict(estimate) for estimate in result.estimates],
+        "volume_bland_altman_ml": {
+            "bias": result.volumes.bias,
+            "limits_of_agreement": [result.volumes.low, result.volumes.high],
+        },
+        "compared_with": result.other or None,
+        "missing_in_other": result.missing_in_other,
+        "differences": [asdict(difference) for difference in result.differences],
+        "cases": case_rows(result),
+        "columns": {
+            "case": "Name the two masks were paired by",
+            "patient": "Exams of one patient are drawn together in the bootstrap",
+            "status": "scored; missing: no prediction, worst scores; extra: no truth, no scores",
+            **CASE_METRICS,
+            "n_truth": "True lesions",
+            "n_found": "True lesions that a predicted one matches",
+            "n_pred": "Predicted lesions",
+            "n_right": "Predicted lesions that a true one matches",
+        },
+        "figures": COHORT_METRICS,
+        "intervals": "95 % percentile bootstrap over patients, 2000 draws",
+        "test": "Wilcoxon signed-rank over patients, two-sided, not corrected for many metrics",
+    }
+    return (json.dumps(_finite(content), indent=2, allow_nan=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON lacks, by None."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _round(value: float) -> str:
+    return "n/a" if math.isnan(value) else f"{value:.3f}"
+
+
+def estimate_table(result: Evaluation) -> Table:
+    """Return the cohort figures as a rich table."""
+    n_patients = len({score.patient for score in result.cases})
+    table = Table(title=f"{len(result.cases)} exams of {n_patients} patients")
+    for name in ("figure", "value", "95 % interval", "exams"):
+        table.add_column(name, justify="left" if name == "figure" else "right")
+    for estimate in result.estimates:
+        interval = f"{_round(estimate.low)} to {_round(estimate.high)}"
+        table.add_row(estimate.metric, _round(estimate.value), interval, str(estimate.n))
+    return table
+
+
+def case_table(result: Evaluation) -> Table:
+    """Return the scores of each case, and the failures, as a rich table."""
+    columns = ("dice", "iou", "lesion_f1", "hd95_mm", "truth_ml", "pred_ml")
+    table = Table()
+    table.add_column("case")
+    for name in columns:
+        table.add_column(name, justify="right")
+    table.add_column("status")
+    for row in case_rows(result):
+        values = (_round(row[name]) for name in columns)
+        status = {"missing": "no prediction", "extra": "no truth"}.get(row["status"], "")
+        table.add_row(row["case"], *values, status, style="red" if status else None)
+    return table
+
+
+def difference_table(result: Evaluation) -> Table:
+    """Return the comparison with the other predictions as a rich table."""
+    table = Table(title=f"{result.pred} minus {result.other}")
+    for name in ("metric", "this", "other", "difference", "95 % interval", "p", "patients"):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    for row in result.differences:
+        interval = f"{_round(row.low)} to {_round(row.high)}"
+        figures = (_round(v) for v in (row.this, row.other, row.difference))
+        p_value = "n/a" if math.isnan(row.p_value) else f"{row.p_value:.2g}"
+        table.add_row(row.metric, *figures, interval, p_value, str(row.n_patients))
+    return table

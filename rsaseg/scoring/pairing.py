@@ -1,0 +1,96 @@
+"""Which predicted mask belongs to which true one, by the names of their files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rsaseg.errors import InputError
+
+_NIFTI = re.compile(r"(?P<stem>.+?)\.nii(\.gz)?", re.IGNORECASE)
+_MASK_NAME = re.compile(r"lesions?|mask", re.IGNORECASE)
+_MASK_ENDING = re.compile(r"[-_](mask|lesions?)$", re.IGNORECASE)
+_NO_MASK = re.compile(r"[-_](probability|probseg|uncertainty|labels|dseg)$", re.IGNORECASE)
+_BIDS_KEPT = ("sub-", "ses-", "acq-", "run-")
+_VISIT = re.compile(r"[-_/](ses|visit|tp|t)-?\d+$", re.IGNORECASE)
+
+
+def patient_of(case: str) -> str:
+    """Return the patient of a case: its BIDS ``sub-`` label, else its name without the visit.
+
+    >>> patient_of("sub-07_ses-2"), patient_of("catania-14-t3"), patient_of("tabriz-03")
+    ('sub-07', 'catania-14', 'tabriz-03')
+    """
+    subject = re.match(r"sub-[A-Za-z0-9]+", case)
+    return subject.group() if subject else _VISIT.sub("", case)
+
+
+def _case_of(path: Path, folder: Path) -> str | None:
+    """Return the case a file is the mask of, or None if it is no mask."""
+    match = _NIFTI.fullmatch(path.name)
+    if match is None or path.name.startswith("."):
+        return None
+    stem = match["stem"]
+    inside = path.parent.relative_to(folder).as_posix()
+    if stem.startswith("sub-") and "_" in stem:
+        kept = [part for part in stem.split("_") if part.startswith(_BIDS_KEPT)]
+        return "_".join(kept) if stem.endswith("_mask") else None
+    if inside == ".":
+        return None if _NO_MASK.search(stem) else _MASK_ENDING.sub("", stem)
+    return inside if _MASK_NAME.fullmatch(stem) or _MASK_ENDING.search(stem) else None
+
+
+def find_masks(folder: Path) -> dict[str, Path]:
+    """Find the mask of every case in a folder.
+
+    Understood are ``CASE.nii.gz`` (also ``CASE_mask.nii.gz``, ``CASE_lesion.nii.gz``), a folder
+    per case with ``lesion.nii.gz`` or ``mask.nii.gz`` in it, and BIDS names that start with
+    ``sub-`` and end in ``_mask``, whose case is their subject, session, acquisition and run.
+    ``.nii`` does as well as ``.nii.gz``.
+
+    Raises
+    ------
+    InputError
+        If the folder is missing, holds no mask, or two for one case.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give a folder of masks")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        case = _case_of(path, folder)
+        if case is None:
+            continue
+        if case in found:
+            raise InputError(f"{path}: second mask of case {case}, after {found[case]}; keep one")
+        found[case] = path
+    if not found:
+        raise InputError(f"{folder}: no mask in it; name them CASE.nii.gz or CASE/lesion.nii.gz")
+    return found
+
+
+def pair_masks(pred: Path, truth: Path) -> tuple[dict[str, tuple[Path | None, Path]], list[str]]:
+    """Pair two folders' masks by case, or take two files for one case.
+
+    Returns
+    -------
+    pairs : dict
+        Case to predicted (None if missing) and true mask, for every case of ``truth``.
+    extra : list of str
+        Cases of ``pred`` that ``truth`` lacks.
+
+    Raises
+    ------
+    InputError
+        As `find_masks`, or if no case is in both.
+    """
+    if pred.is_file() and truth.is_file():
+        match = _NIFTI.fullmatch(pred.name)
+        return {match["stem"] if match else pred.name: (pred, truth)}, []
+    predicted, true = find_masks(pred), find_masks(truth)
+    if not predicted.keys() & true.keys():
+        raise InputError(
+            f"{pred}: no case of {truth} in it (here {next(iter(predicted))}, "
+            f"there {next(iter(true))}); name the masks alike"
+        )
+    pairs = {case: (predicted.get(case), path) for case, path in true.items()}
+    return pairs, [case for case in predicted if case not in true]

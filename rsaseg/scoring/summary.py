@@ -1,0 +1,152 @@
+"""What a whole evaluation says: cohort figures with intervals, and paired comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsaseg.metrics import LesionCounts, Overlap
+from rsaseg.scoring.agreement import (
+    BlandAltman,
+    Estimate,
+    PairedDifference,
+    Statistic,
+    intraclass_correlation,
+    mean_defined,
+    paired_difference,
+    pearson,
+    percentile_interval,
+    resample_patients,
+)
+from rsaseg.scoring.cases import CASE_METRICS, SIZE_CLASSES_MM3, CaseScore, Rules
+
+AVERAGED = tuple(name for name in CASE_METRICS if name not in ("truth_ml", "pred_ml"))
+_POOLED = {
+    "pooled_lesion_tpr": "True lesions found / true lesions, of all exams pooled",
+    "pooled_lesion_precision": "Predicted lesions right / predicted lesions, of all exams pooled",
+    "pooled_lesion_f1": "Harmonic mean of the two pooled rates",
+}
+COHORT_METRICS = {
+    **{name: f"Mean over exams (sample average). {CASE_METRICS[name]}" for name in AVERAGED},
+    "voxel_average_dice": "Dice of the voxels of all exams pooled",
+    "voxel_average_iou": "Intersection over union of the voxels of all exams pooled",
+    **_POOLED,
+    **{
+        f"{name}_{size}": f"{meaning}; lesions from {low_mm3:g} to below {high_mm3:g} mm3"
+        for size, (low_mm3, high_mm3) in SIZE_CLASSES_MM3.items()
+        for name, meaning in _POOLED.items()
+    },
+    "volume_pearson": "Pearson correlation of predicted and true volume over exams",
+    "volume_icc": "ICC(2,1), absolute agreement, of predicted and true volume over exams",
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `rsaseg.evaluate.evaluate` found.
+
+    Attributes
+    ----------
+    pred, truth : str
+        Where the masks lie.
+    cases : tuple of CaseScore
+        Every case of ``truth``, by name.
+    extra : tuple of str
+        Predictions without a truth: listed and counted as failures, not scored.
+    estimates : tuple of Estimate
+        Cohort figures with intervals over patients.
+    volumes : BlandAltman
+        Predicted against true volume, ml.
+    rules : Rules
+        The rules used.
+    other : str
+        Predictions compared with, if any.
+    differences : tuple of PairedDifference
+        ``pred`` minus ``other``.
+    missing_in_other : tuple of str
+        Cases without a prediction in ``other``, scored as missing there.
+    """
+
+    pred: str
+    truth: str
+    cases: tuple[CaseScore, ...]
+    extra: tuple[str, ...]
+    estimates: tuple[Estimate, ...]
+    volumes: BlandAltman
+    rules: Rules
+    other: str = ""
+    differences: tuple[PairedDifference, ...] = field(default=())
+    missing_in_other: tuple[str, ...] = field(default=())
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Cases without a prediction."""
+        return tuple(score.case for score in self.cases if score.missing)
+
+    @property
+    def n_failed(self) -> int:
+        """Cases without a prediction and predictions without a truth."""
+        return len(self.missing) + len(self.extra)
+
+    def estimate(self, metric: str) -> Estimate:
+        """Return one of ``COHORT_METRICS``."""
+        return next(estimate for estimate in self.estimates if estimate.metric == metric)
+
+
+def score_columns(cases: Sequence[CaseScore]) -> dict[str, NDArray[np.float64]]:
+    """Return each of ``CASE_METRICS`` as an array over the cases."""
+    return {name: np.array([score.scores[name] for score in cases]) for name in CASE_METRICS}
+
+
+def _statistics(cases: Sequence[CaseScore]) -> dict[str, Statistic]:
+    """Return each of the cohort figures as a function of positions in ``cases``."""
+    columns = score_columns(cases)
+    volumes = np.stack([columns["pred_ml"], columns["truth_ml"]], axis=1)
+    voxels = np.array([list(asdict(score.overlap).values()) for score in cases])
+    lesions = np.array([[list(asdict(c).values()) for c in score.lesions] for score in cases])
+
+    def average(name: str) -> Statistic:
+        return lambda draw: mean_defined(columns[name][draw])
+
+    def voxel_average(name: str) -> Statistic:
+        return lambda draw: float(getattr(Overlap(*voxels[draw].sum(axis=0).tolist()), name))
+
+    def lesion_average(name: str, sizes: slice) -> Statistic:
+        return lambda draw: float(
+            getattr(LesionCounts(*lesions[draw, sizes].sum(axis=(0, 1)).tolist()), name)
+        )
+
+    statistics = {name: average(name) for name in AVERAGED}
+    statistics |= {f"voxel_average_{name}": voxel_average(name) for name in ("dice", "iou")}
+    sizes = {f"_{name}": slice(i, i + 1) for i, name in enumerate(SIZE_CLASSES_MM3)}
+    for ending, size in {"": slice(None), **sizes}.items():
+        for name in ("tpr", "precision", "f1"):
+            statistics[f"pooled_lesion_{name}{ending}"] = lesion_average(name, size)
+    statistics["volume_pearson"] = lambda draw: pearson(*volumes[draw].T)
+    statistics["volume_icc"] = lambda draw: intraclass_correlation(volumes[draw])
+    return statistics
+
+
+def estimate_all(cases: Sequence[CaseScore]) -> tuple[Estimate, ...]:
+    """Return every cohort figure with its 95 % bootstrap interval over patients."""
+    draws = resample_patients([score.patient for score in cases])
+    everyone = np.arange(len(cases))
+    columns = score_columns(cases)
+    estimates = []
+    for metric, statistic in _statistics(cases).items():
+        n = int(np.isfinite(columns[metric]).sum()) if metric in columns else len(cases)
+        low, high = percentile_interval(statistic, draws)
+        estimates.append(Estimate(metric, statistic(everyone), low, high, n))
+    return tuple(estimates)
+
+
+def compare_all(
+    these: Sequence[CaseScore], others: Sequence[CaseScore]
+) -> tuple[PairedDifference, ...]:
+    """Compare two predictions of the same cases, in the same order, on every averaged metric."""
+    patients = [score.patient for score in these]
+    this, other = score_columns(these), score_columns(others)
+    return tuple(paired_difference(name, this[name], other[name], patients) for name in AVERAGED)

@@ -1,0 +1,280 @@
+"""Evaluation of folders: pairing, failures, figures and files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from xml.etree import ElementTree
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from rich.console import Console
+
+from rsaseg.errors import GeometryError, InputError
+from rsaseg.evaluate import evaluate
+from rsaseg.imaging import Grid
+from rsaseg.report.evaluation import case_table, difference_table, estimate_table
+from rsaseg.scoring.cases import CASE_METRICS, Rules, score_masks
+from rsaseg.scoring.pairing import find_masks, pair_masks, patient_of
+from rsaseg.scoring.summary import COHORT_METRICS
+
+SHAPE = (12, 10, 8)
+AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
+
+
+def save(path: Path, mask: NDArray[np.bool_], affine: NDArray[np.float64] = AFFINE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), path)
+    return path
+
+
+def boxes(*corners: tuple[int, int, int], size: int = 2) -> NDArray[np.bool_]:
+    mask = np.zeros(SHAPE, dtype=bool)
+    for x, y, z in corners:
+        mask[x : x + size, y : y + size, z : z + size] = True
+    return mask
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Two folders: case a agrees, of case b half is found, case c has nothing on either side."""
+    pred, truth = tmp_path / "p", tmp_path / "g"
+    save(pred / "a.nii.gz", boxes((1, 1, 1)))
+    save(truth / "a.nii.gz", boxes((1, 1, 1)))
+    save(pred / "b.nii", boxes((1, 1, 1)))
+    save(truth / "b.nii.gz", boxes((1, 1, 1), (8, 6, 4)))
+    save(pred / "c.nii.gz", boxes())
+    save(truth / "c.nii.gz", boxes())
+    return pred, truth
+
+
+def test_averages_of_the_paper_by_hand(folders: tuple[Path, Path]) -> None:
+    result = evaluate(*folders)
+    assert [score.case for score in result.cases] == ["a", "b", "c"]
+    assert result.n_failed == 0
+    assert result.estimate("dice").value == pytest.approx((1 + 2 / 3 + 1) / 3)
+    assert result.estimate("iou").value == pytest.approx((1 + 1 / 2 + 1) / 3)
+    assert result.estimate("voxel_average_dice").value == pytest.approx(2 * 16 / (16 + 24))
+    assert result.estimate("voxel_average_iou").value == pytest.approx(16 / 24)
+    assert result.estimate("lesion_tpr").value == pytest.approx((1 + 1 / 2) / 2)
+    assert result.estimate("lesion_tpr").n == 2  # c has no lesion to find
+    assert result.estimate("pooled_lesion_tpr").value == pytest.approx(2 / 3)
+    assert result.estimate("pooled_lesion_tpr_small").value == pytest.approx(2 / 3)
+    assert math.isnan(result.estimate("pooled_lesion_tpr_large").value)
+    assert result.estimate("volume_difference_ml").value == pytest.approx(-0.016 / 3)
+    assert result.estimate("volume_icc").n == 3
+    assert {estimate.metric for estimate in result.estimates} == COHORT_METRICS.keys()
+    dice = result.estimate("dice")
+    assert dice.low <= dice.value <= dice.high
+
+
+def test_a_missing_prediction_counts_as_the_worst_and_an_extra_one_is_listed(
+    folders: tuple[Path, Path],
+) -> None:
+    pred, truth = folders
+    (pred / "a.nii.gz").unlink()
+    (pred / "c.nii.gz").unlink()
+    save(pred / "z.nii.gz", boxes())
+    result = evaluate(pred, truth)
+    assert result.missing == ("a", "c")
+    assert result.extra == ("z",)
+    assert result.n_failed == 3
+    assert result.estimate("dice").value == pytest.approx((0 + 2 / 3 + 0) / 3)
+    assert result.estimate("voxel_average_dice").value == pytest.approx(2 * 8 / (8 + 24))
+    assert result.estimate("pooled_lesion_tpr").value == pytest.approx(1 / 3)
+    diagonal_mm = math.sqrt(11**2 + 9**2 + 14**2)
+    for case in (result.cases[0], result.cases[2]):  # the empty truth of c does not excuse it
+        for name, worst in {
+            "iou": 0,
+            "lesion_f1": 0,
+            "surface_dice": 0,
+            "hd95_mm": diagonal_mm,
+        }.items():
+            assert case.scores[name] == pytest.approx(worst)
+
+
+def test_files_of_an_evaluation(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    save(folders[0] / "z.nii.gz", boxes())
+    out = tmp_path / "new" / "out"
+    result = evaluate(*folders, out=out, compare=folders[1])
+    names = {"cases.tsv", "summary.tsv", "evaluation.json", "bland_altman.svg", "comparison.tsv"}
+    assert {path.name for path in out.iterdir()} == names
+    header, *rows = [line.split("\t") for line in (out / "cases.tsv").read_text().splitlines()]
+    assert all(len(row) == len(header) for row in rows)
+    assert [row[:3] for row in rows[-2:]] == [["c", "c", "scored"], ["z", "n/a", "extra"]]
+    assert rows[1][header.index("dice")] == "0.666667"
+    assert rows[2][header.index("lesion_tpr")] == "n/a"
+    content = json.loads((out / "evaluation.json").read_text())
+    assert content["extra"] == ["z"]
+    assert content["n_failed"] == 1
+    assert set(content["columns"]) == set(header)
+    assert content["cases"][2]["lesion_tpr"] is None
+    assert content["rules"]["min_lesion_mm3"] == 3.0
+    assert {row["metric"] for row in content["estimates"]} == set(content["figures"])
+    svg = ElementTree.parse(out / "bland_altman.svg").getroot()
+    circles = svg.findall("{http://www.w3.org/2000/svg}circle")
+    assert len(circles) == len(result.cases)
+    xy = {c[0].text: (float(c.get("cx", "")), float(c.get("cy", ""))) for c in circles}
+    assert xy["c"][0] < xy["a"][0] < xy["b"][0]  # mean volumes 0, 16 and 24 mm3
+    assert xy["c"][1] == xy["a"][1] < xy["b"][1]  # b's is too small, and y runs downwards
+
+
+def test_comparison_pairs_patients(folders: tuple[Path, Path]) -> None:
+    pred, truth = folders
+    (pred / "c.nii.gz").unlink()
+    result = evaluate(truth, truth, compare=pred)
+    assert result.missing_in_other == ("c",)
+    assert result.n_failed == 0
+    gain = {row.metric: row for row in result.differences}
+    assert gain["dice"].difference == pytest.approx((0 + 1 / 3 + 1) / 3)
+    assert gain["dice"].p_value == pytest.approx(0.5)  # two gains, none lost: 2 / 2**2
+    assert gain["lesion_tpr"].n_patients == 2
+
+
+def test_tables_are_readable(folders: tuple[Path, Path]) -> None:
+    save(folders[0] / "z.nii.gz", boxes())
+    result = evaluate(*folders, compare=folders[1])
+    console = Console(width=120, record=True, file=StringIO())
+    for table in (case_table(result), estimate_table(result), difference_table(result)):
+        console.print(table)
+    text = console.export_text()
+    for words in ("3 exams of 3 patients", "no truth", "0.667", "voxel_average_dice", "n/a"):
+        assert words in text
+
+
+def test_two_files_are_one_case(folders: tuple[Path, Path]) -> None:
+    result = evaluate(folders[0] / "b.nii", folders[1] / "b.nii.gz")
+    assert [score.case for score in result.cases] == ["b"]
+    assert math.isnan(result.estimate("dice").low)  # one patient has no spread
+
+
+@pytest.mark.parametrize(
+    ("names", "cases"),
+    [
+        (["x.nii.gz", "y_mask.nii", "z-lesion.nii.gz", "Z2.NII.GZ"], ["Z2", "x", "y", "z"]),
+        (["x/lesion.nii.gz", "x/T1.nii.gz", "x/brain.nii.gz", "y/LESION.nii"], ["x", "y"]),
+        (["x/mask.nii.gz", "y/y_mask.nii.gz", "s/z/mask.nii.gz"], ["s/z", "x", "y"]),
+        (["x.nii.gz", "x_probability.nii.gz", "x_labels.nii.gz", ".x.nii.gz", "x.json"], ["x"]),
+        (
+            [
+                "sub-1/ses-2/anat/sub-1_ses-2_space-orig_label-L_mask.nii.gz",
+                "sub-1/ses-2/anat/sub-1_ses-2_FLAIR.nii.gz",
+                "sub-2_run-1_desc-manual_label-L_mask.nii.gz",
+            ],
+            ["sub-1_ses-2", "sub-2_run-1"],
+        ),
+        (["sub-3.nii.gz"], ["sub-3"]),
+    ],
+)
+def test_layouts(tmp_path: Path, names: list[str], cases: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert sorted(find_masks(tmp_path)) == cases
+
+
+def test_flat_predictions_meet_a_training_folder(tmp_path: Path) -> None:
+    pred, truth = save(tmp_path / "p/k.nii", boxes()), save(tmp_path / "g/k/lesion.nii.gz", boxes())
+    assert pair_masks(tmp_path / "p", tmp_path / "g") == ({"k": (pred, truth)}, [])
+
+
+def test_exams_of_one_patient() -> None:
+    names = ["catania-14-t2", "sub-02_ses-1", "p_visit-3", "site/p/ses-01", "tabriz-03", "x"]
+    assert [patient_of(name) for name in names] == [
+        *("catania-14", "sub-02", "p", "site/p", "tabriz-03", "x")
+    ]
+
+
+def test_patients_may_be_given(folders: tuple[Path, Path]) -> None:
+    result = evaluate(*folders, patients={"a": "one", "b": "one", "c": "one"})
+    assert {score.patient for score in result.cases} == {"one"}
+    assert math.isnan(result.estimate("dice").low)
+
+
+def no_folder(pred: Path, truth: Path) -> str:
+    pred.rename(pred.with_name("gone"))
+    return "no such folder"
+
+
+def no_mask(pred: Path, truth: Path) -> str:
+    for path in truth.iterdir():
+        path.unlink()
+    return "no mask in it"
+
+
+def two_masks(pred: Path, truth: Path) -> str:
+    save(pred / "a_mask.nii.gz", boxes())
+    return "second mask of case a"
+
+
+def other_names(pred: Path, truth: Path) -> str:
+    for path in list(pred.iterdir()):
+        path.rename(pred / f"new-{path.name}")
+    return "name the masks alike"
+
+
+def not_a_mask(pred: Path, truth: Path) -> str:
+    nib.save(nib.Nifti1Image(np.full(SHAPE, 7, np.uint8), AFFINE), pred / "b.nii")
+    return "only 0 and 1"
+
+
+@pytest.mark.parametrize("spoil", [no_folder, no_mask, two_masks, other_names, not_a_mask])
+def test_bad_folders_are_refused(
+    folders: tuple[Path, Path], tmp_path: Path, spoil: Callable[[Path, Path], str]
+) -> None:
+    words = spoil(*folders)
+    with pytest.raises(InputError, match=words) as caught:
+        evaluate(*folders, out=tmp_path / "out")
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_grids_are_refused_naming_both(folders: tuple[Path, Path]) -> None:
+    pred, truth = folders
+    save(pred / "b.nii", boxes(), np.diag([1.0, 1.0, 3.0, 1.0]))
+    with pytest.raises(GeometryError, match=r"b\.nii.*1x1x3 mm.*b\.nii\.gz.*1x1x2 mm"):
+        evaluate(pred, truth)
+
+
+def test_a_folder_that_cannot_be_made_is_an_input_error(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(InputError, match="cannot be made"):
+        evaluate(*folders, out=folders[0] / "a.nii.gz" / "out")
+
+
+def test_components_below_the_minimum_are_neither_lesions_nor_errors() -> None:
+    grid = Grid(SHAPE, AFFINE)  # 2 mm3 a voxel
+    truth = boxes((1, 1, 1)) | boxes((6, 1, 1), size=1)  # 16 and 2 mm3
+    pred = boxes((1, 1, 1), size=1) | boxes((6, 1, 1)) | boxes((1, 7, 5), size=1)  # 2, 16, 2 mm3
+    _, lesions, scores = score_masks(pred, truth, grid, Rules(min_lesion_mm3=4))
+    assert (scores["lesion_tpr"], scores["lesion_precision"], scores["lesion_f1"]) == (1, 1, 1)
+    assert [(c.n_truth, c.n_pred) for c in lesions] == [(1, 1), (0, 0), (0, 0)]
+    _, lesions, scores = score_masks(pred, truth, grid, Rules(min_lesion_mm3=2))
+    assert scores["lesion_tpr"] == 1
+    assert scores["lesion_precision"] == pytest.approx(2 / 3)
+    strict = Rules(min_lesion_mm3=2, matching="one-to-one", min_overlap=0.2)
+    assert score_masks(pred, truth, grid, strict)[2]["lesion_f1"] == 0
+    assert scores.keys() == CASE_METRICS.keys()
+
+
+def test_size_classes_meet_at_50_and_500_mm3() -> None:
+    mask = np.zeros((40, 40, 3), dtype=bool)
+    for x, n in ((0, 49), (10, 50), (20, 499), (30, 500)):  # voxels of 1 mm3
+        line = np.zeros((6, 40, 3), dtype=bool)
+        line.reshape(-1)[:n] = True
+        mask[x : x + 6] = line
+    _, lesions, _ = score_masks(mask, mask, Grid((40, 40, 3), np.eye(4)), Rules())
+    assert [c.n_truth for c in lesions] == [1, 2, 1]
+
+
+def test_training_data_as_truth(labelled: Path) -> None:
+    result = evaluate(labelled, labelled)
+    assert result.n_failed == 0
+    assert {score.scores["dice"] for score in result.cases} == {1.0}
+    assert {score.scores["hd95_mm"] for score in result.cases} == {0.0}
+    assert len({score.patient for score in result.cases}) == len(result.cases) - 1  # catania-14
