@@ -105,6 +105,29 @@ def train(
     output.print(f"{result.weights}: written", highlight=False, markup=False, soft_wrap=True)
 
 
+@app.command()
+def demo(
+    folder: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for the exam and its mask.")
+    ] = Path("rsaseg-demo"),
+    device: Device = "auto",
+) -> None:
+    """Make a synthetic exam, segment it and compare the mask with the truth."""
+    from rsaseg.demo import demo as run
+    from rsaseg.predict import Settings
+
+    with show_progress() as progress:
+        result = run(folder, Settings(device=device), progress)
+    output.print(
+        f"{result.mask}: {result.segmentation.lesion_count} lesions, "
+        f"{result.segmentation.volume_ml:.2f} ml; Dice {result.dice:.3f} with the truth "
+        f"{result.files['lesion']}. Open it over {result.files['FLAIR']}.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 def main() -> None:
     """Run the command line; the one place where errors become a line and an exit code."""
     debug = "--debug" in sys.argv

@@ -1,0 +1,57 @@
+"""The demo: a synthetic exam with a known truth, segmented and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsaseg.errors import InputError
+from rsaseg.imaging import read_mask
+from rsaseg.metrics import dice
+from rsaseg.phantom import write_phantom
+from rsaseg.predict import Segmentation, Settings, predict
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Demo:
+    """What the demo made: the exam's files, the mask's path, the segmentation and its Dice."""
+
+    files: dict[str, Path]
+    mask: Path
+    segmentation: Segmentation
+    dice: float
+
+
+def demo(folder: Path, settings: Settings = Settings(), progress: Progress | None = None) -> Demo:
+    """Write a synthetic exam into ``folder/exam``, segment it and compare with its truth.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is missing.
+    settings : Settings
+        Weights, device, threshold.
+    progress : callable, optional
+        See `rsaseg.predict.Progress`.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written.
+    """
+    if progress:
+        progress("make exam", 0, 1)
+    try:
+        (folder / "exam").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another") from None
+    files = write_phantom(folder / "exam")
+    if progress:
+        progress("make exam", 1, 1)
+    mask = folder / "exam_mask.nii.gz"
+    result = predict(files["FLAIR"], mask, files["T1"], files["T2"], settings, progress)
+    truth, _ = read_mask(files["lesion"])
+    return Demo(files, mask, result, dice(result.mask, truth))
