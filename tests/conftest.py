@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from rsaseg.phantom import Phantom, make_phantom, write_phantom
+
+# The same examples in every run, however slow the machine.
+settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("repeatable")
 
 LABELLED = Path(__file__).parents[1] / "../shared/data/labelled"
 

@@ -42,9 +42,7 @@ GEOMETRY += ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"
 TYPES = ("u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")
 FORMS = {"both": (1, 1), "sform": (0, 2), "qform": (3, 0), "scanner and mni": (1, 4)}
 
-same_folder = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
-)
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 
 
 def some_affine(orientation="LPS", spacing_mm=(0.9, 1.1, 6.5), tilt_deg=(11, -7, 4)):
