@@ -51,11 +51,13 @@ grids = st.builds(oblique_grid, shapes, spacings, tilts, st.sampled_from(ORIENTA
 
 
 def test_spacing_volume_and_corners_of_a_hand_made_grid():
-    grid = Grid((2, 3, 5), np.array([[0, -2.0, 0, 10], [3, 0, 0, 20], [0, 0, 4, 30], [0, 0, 0, 1]]))
+    grid = Grid(
+        (2, 3, 5), np.array([[0, -2.0, 0, 10], [-3, 0, 0, 20], [0, 0, 4, 30], [0, 0, 0, 1]])
+    )
     assert grid.spacing_mm == (3, 2, 4)
     assert grid.voxel_mm3 == pytest.approx(24)
     corners = {tuple(corner) for corner in grid.corners_mm()}
-    assert corners == set(itertools.product((10, 6), (20, 23), (30, 46)))
+    assert corners == set(itertools.product((10, 6), (20, 17), (30, 46)))
     assert grid.describe() == "2x3x5 voxels of 3x2x4 mm from (10.0, 20.0, 30.0)"
 
 
@@ -67,6 +69,8 @@ def test_grids_match_up_to_a_tenth_of_the_smallest_spacing():
     assert grid.matches(Grid(grid.shape, near))
     assert not grid.matches(Grid(grid.shape, far))
     assert not grid.matches(Grid((4, 5, 7), grid.affine))
+    halved = grid.affine @ np.diag([1, 1, 0.5, 1])
+    assert not grid.matches(Grid((4, 5, 11), halved))  # the same corners
 
 
 def test_a_small_rotation_about_the_origin_voxel_does_not_match():
