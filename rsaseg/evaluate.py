@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from rsaseg.errors import GeometryError, InputError
 from rsaseg.imaging import read_mask, write_atomic
 from rsaseg.report.bland_altman import bland_altman_svg
-from rsaseg.report.evaluation import case_rows, evaluation_json, tsv
+from rsaseg.report.evaluation import case_tsv, difference_tsv, estimate_tsv, evaluation_json
 from rsaseg.scoring.agreement import bland_altman
 from rsaseg.scoring.cases import CaseScore, Rules, score_masks, worst_scores
 from rsaseg.scoring.pairing import pair_masks, patient_of
@@ -99,11 +99,11 @@ def write_evaluation(result: Evaluation, out: Path) -> None:
         ) from None
     names = [score.case for score in result.cases]
     picture = bland_altman_svg(result.volumes, names, "Lesion volume, predicted against true")
-    write_atomic(out / "cases.tsv", tsv(case_rows(result)))
-    write_atomic(out / "summary.tsv", tsv([asdict(row) for row in result.estimates]))
+    write_atomic(out / "cases.tsv", case_tsv(result))
+    write_atomic(out / "summary.tsv", estimate_tsv(result))
     write_atomic(out / "bland_altman.svg", picture)
     if result.other:
-        write_atomic(out / "comparison.tsv", tsv([asdict(row) for row in result.differences]))
+        write_atomic(out / "comparison.tsv", difference_tsv(result))
     write_atomic(out / "evaluation.json", evaluation_json(result))
 
 

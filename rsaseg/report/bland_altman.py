@@ -12,8 +12,8 @@ _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 420, 70, 110, 40, 55
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return about five round numbers from ``low`` to ``high``."""
-    raw = (high - low) / 5
+    """Return four to eight round numbers from ``low`` to ``high``."""
+    raw = (high - low) / 8
     power = 10.0 ** np.floor(np.log10(raw))
     step = power * min((m for m in (1, 2, 5, 10) if m * power >= raw), default=10)
     return [

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from rich.table import Table
 
 from rsaseg.metrics import LesionCounts
+from rsaseg.report.tsv import tsv
+from rsaseg.scoring.agreement import Estimate, PairedDifference
 from rsaseg.scoring.cases import CASE_METRICS
 from rsaseg.scoring.summary import COHORT_METRICS, Evaluation
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return "n/a" if math.isnan(value) else f"{value:.6g}"
-    return str(value)
-
-
-def tsv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return rows of the same columns as a TSV file's bytes; NaN is ``n/a``, as BIDS asks."""
-    lines = ["\t".join(rows[0])] if rows else []
-    lines += ["\t".join(_text(value) for value in row.values()) for row in rows]
-    return ("\n".join(lines) + "\n").encode()
 
 
 def case_rows(result: Evaluation) -> list[dict[str, Any]]:
@@ -39,6 +27,23 @@ def case_rows(result: Evaluation) -> list[dict[str, Any]]:
     nothing = dict.fromkeys((*CASE_METRICS, *asdict(LesionCounts())), float("nan"))
     extra = ({"case": case, "patient": "n/a", "status": "extra"} for case in result.extra)
     return rows + [row | nothing for row in extra]
+
+
+def case_tsv(result: Evaluation) -> bytes:
+    """Return `case_rows` as a TSV file's bytes."""
+    rows = case_rows(result)
+    return tsv(rows, list(rows[0]))
+
+
+def estimate_tsv(result: Evaluation) -> bytes:
+    """Return the cohort figures as a TSV file's bytes."""
+    return tsv([asdict(row) for row in result.estimates], [f.name for f in fields(Estimate)])
+
+
+def difference_tsv(result: Evaluation) -> bytes:
+    """Return the comparison with other predictions as a TSV file's bytes."""
+    columns = [field.name for field in fields(PairedDifference)]
+    return tsv([asdict(row) for row in result.differences], columns)
 
 
 def evaluation_json(result: Evaluation) -> bytes:
