@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from rsaseg.networks.attention import RSABlock
+from rsaseg.networks.unet import PAPER, NetworkConfig, RSANet, depth_to_space, space_to_depth
+
+
+def tiny(attention="111", **options):
+    return RSANet(NetworkConfig(channels=(8, 8, 16), groups=4, attention=attention, **options))
+
+
+def open_attention(network):
+    for block in network.modules():
+        if isinstance(block, RSABlock):
+            nn.init.constant_(block.alpha, 0.5)
+    return network
+
+
+def test_the_papers_network_has_the_authors_parameter_counts():
+    with torch.device("meta"):
+        network = RSANet(PAPER)
+    blocks = [m for m in network.modules() if isinstance(m, RSABlock)]
+    assert len(blocks) == 1
+    assert sum(p.numel() for p in network.parameters()) == 24_554_339
+    assert sum(p.numel() for p in blocks[0].parameters()) == 787_971
+
+
+@pytest.mark.parametrize(
+    ("attention", "places"),
+    [
+        ("000", []),
+        ("010", ["attend_bottom"]),
+        ("101", ["attend_encoder", "attend_decoder"]),
+        ("111", ["attend_encoder", "attend_bottom", "attend_decoder"]),
+    ],
+)
+def test_attention_stands_where_the_three_digits_say(attention, places):
+    network = tiny(attention)
+    assert [n for n, m in network.named_modules() if isinstance(m, RSABlock)] == places
+    width = {"attend_encoder": 8, "attend_bottom": 16, "attend_decoder": 8}
+    seen = {}
+    for name in places:
+        network.get_submodule(name).register_forward_hook(
+            lambda _, inputs, __, name=name: seen.__setitem__(name, tuple(inputs[0].shape[1:]))
+        )
+    assert network(torch.zeros(1, 3, 8, 12, 16)).shape == (1, 2, 8, 12, 16)
+    sizes = {"attend_encoder": (4, 6, 8), "attend_bottom": (2, 3, 4), "attend_decoder": (4, 6, 8)}
+    assert seen == {name: (width[name], *sizes[name]) for name in places}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.tuples(*[st.integers(1, 19)] * 3),
+    st.sampled_from(["000", "010", "101", "111"]),
+    st.integers(0, 2),
+    st.sampled_from([(1, 1, 1), (1, 2, 2), (2, 3, 1)]),
+    st.booleans(),
+)
+def test_any_size_from_one_slice_up_keeps_its_size(size, attention, flat_levels, patch, scaled):
+    torch.manual_seed(0)
+    network = tiny(attention, flat_levels=flat_levels, patch_vox=patch, scaled_attention=scaled)
+    with torch.no_grad():
+        logits = open_attention(network).eval()(torch.randn(1, 3, *size))
+    assert logits.shape == (1, 2, *size)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("attention", ["000", "010", "101", "111"])
+def test_gradients_reach_every_parameter(attention):
+    torch.manual_seed(0)
+    network = open_attention(tiny(attention)).double()
+    network(torch.randn(2, 3, 8, 12, 10, dtype=torch.float64)).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        if name.endswith("key.bias"):  # shifts a whole row of scores: nothing to the softmax
+            assert parameter.grad.abs().max() < 1e-6, name
+        else:
+            assert parameter.grad.abs().sum() > 1e-6, name
+
+
+def test_new_attention_changes_nothing_until_alpha_moves():
+    torch.manual_seed(0)
+    with_attention, plain = tiny("111").eval(), tiny("000").eval()
+    plain.load_state_dict(with_attention.state_dict(), strict=False)
+    x = torch.randn(1, 3, 6, 9, 12)
+    with torch.no_grad():
+        assert torch.equal(with_attention(x), plain(x))
+        assert not torch.allclose(open_attention(with_attention)(x), plain(x))
+
+
+def test_the_stem_drops_whole_channels_in_training_alone():
+    torch.manual_seed(0)
+    network = tiny("000", stem_dropout=0.5)
+    x = torch.randn(1, 3, 4, 6, 8)
+    stem = network.dropout(network.stem(x))
+    dropped = (stem == 0).all(dim=(2, 3, 4))
+    assert 0 < dropped.sum() < dropped.numel()
+    with torch.no_grad():
+        assert torch.equal(network.eval()(x), network(x))
+
+
+def test_flat_levels_do_not_look_across_slices():
+    torch.manual_seed(0)
+    network = tiny("000", flat_levels=1)
+    x = torch.randn(1, 8, 5, 6, 7)
+    other = x.clone()
+    other[:, :, 2] += 1
+    conv = network.encoder[0][0][0]
+    changed = (conv(x) != conv(other)).any(dim=(0, 1, 3, 4))
+    assert changed.tolist() == [False, False, True, False, False]
+
+
+def test_space_to_depth_by_hand_and_back():
+    x = torch.arange(2 * 2 * 4.0).view(1, 1, 2, 2, 4)
+    packed = space_to_depth(x, (1, 2, 2))
+    assert packed.shape == (1, 4, 2, 1, 2)
+    assert packed[0, :, 0, 0, 0].tolist() == [0, 1, 4, 5]
+    assert packed[0, :, 1, 0, 1].tolist() == [10, 11, 14, 15]
+    x = torch.randn(2, 3, 4, 6, 6)
+    assert torch.equal(depth_to_space(space_to_depth(x, (2, 3, 1)), (2, 3, 1)), x)
