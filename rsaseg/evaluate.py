@@ -47,7 +47,8 @@ def evaluate(
     rules : Rules, optional
         Smallest lesion, matching and surface tolerance. Default: ``Rules()``.
     patients : mapping, optional
-        Case to patient, where names do not tell (see `rsaseg.scoring.pairing.patient_of`).
+        Case to patient, where names do not tell (see `rsaseg.scoring.pairing.patient_of`;
+        `read_patients` there reads a table).
     progress : callable, optional
         Called with the stage's name, exams done and exams to do.
 
@@ -121,7 +122,7 @@ def _score_folder(
         patient = patients.get(case) or patient_of(case)
         scores.append(_score_case(case, patient, pred_path, truth_path, rules))
         if progress is not None:
-            progress(f"{pred.name}", len(scores), len(pairs))
+            progress(f"score {pred.name}", len(scores), len(pairs))
     return tuple(scores), tuple(extra)
 
 

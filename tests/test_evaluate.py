@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import nibabel as nib
@@ -20,7 +21,7 @@ from rsaseg.evaluate import evaluate
 from rsaseg.imaging import Grid
 from rsaseg.report.evaluation import case_table, difference_table, estimate_table
 from rsaseg.scoring.cases import CASE_METRICS, Rules, score_masks
-from rsaseg.scoring.pairing import find_masks, pair_masks, patient_of
+from rsaseg.scoring.pairing import find_masks, pair_masks, patient_of, read_patients
 from rsaseg.scoring.summary import COHORT_METRICS
 
 SHAPE = (12, 10, 8)
@@ -159,6 +160,7 @@ def test_two_files_are_one_case(folders: tuple[Path, Path]) -> None:
         (["x.nii.gz", "y_mask.nii", "z-lesion.nii.gz", "Z2.NII.GZ"], ["Z2", "x", "y", "z"]),
         (["x/lesion.nii.gz", "x/T1.nii.gz", "x/brain.nii.gz", "y/LESION.nii"], ["x", "y"]),
         (["x/mask.nii.gz", "y/y_mask.nii.gz", "s/z/mask.nii.gz"], ["s/z", "x", "y"]),
+        (["x/lesion.nii.gz", "x/brain_mask.nii.gz", "y/y.nii"], ["x", "y"]),
         (["x.nii.gz", "x_probability.nii.gz", "x_labels.nii.gz", ".x.nii.gz", "x.json"], ["x"]),
         (
             [
@@ -168,7 +170,11 @@ def test_two_files_are_one_case(folders: tuple[Path, Path]) -> None:
             ],
             ["sub-1_ses-2", "sub-2_run-1"],
         ),
-        (["sub-3.nii.gz"], ["sub-3"]),
+        (["sub-3.nii.gz", "sub-4_ses-1_lesion.nii", "sub-5_T1w.nii"], ["sub-3", "sub-4_ses-1"]),
+        (
+            ["sub-1_acq-x.nii", "sub-1_desc-brain_mask.nii", "sub-1_label-WM_mask.nii"],
+            ["sub-1_acq-x"],
+        ),
     ],
 )
 def test_layouts(tmp_path: Path, names: list[str], cases: list[str]) -> None:
@@ -194,6 +200,33 @@ def test_patients_may_be_given(folders: tuple[Path, Path]) -> None:
     result = evaluate(*folders, patients={"a": "one", "b": "one", "c": "one"})
     assert {score.patient for score in result.cases} == {"one"}
     assert math.isnan(result.estimate("dice").low)
+
+
+def test_table_of_patients(tmp_path: Path) -> None:
+    table = tmp_path / "patients.tsv"
+    table.write_text("patient\tage\tcase\nP1\t30\ta\nP1\t31\tb\n")
+    assert read_patients(table) == {"a": "P1", "b": "P1"}
+    for text in ("case,patient\na,P1\n", "case\tpatient\na\n", ""):
+        table.write_text(text)
+        with pytest.raises(InputError, match="columns case and patient"):
+            read_patients(table)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_patients(tmp_path / "none.tsv")
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"matching": "any"}, "choose overlap or one-to-one"),
+        ({"min_overlap": 1.0}, "less than 1"),
+        ({"min_overlap": -0.1}, "0 or more"),
+        ({"min_lesion_mm3": -1.0}, "volume -1.0"),
+        ({"tolerance_mm": math.nan}, "tolerance nan"),
+    ],
+)
+def test_rules_that_make_no_sense_are_refused(rule: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Rules(**rule)
 
 
 def no_folder(pred: Path, truth: Path) -> str:

@@ -128,9 +128,9 @@ def test_distances_hold_on_a_sheared_grid() -> None:
     affine[0, 2] = 1.0  # the third axis leans: one step along it moves 1 mm right and 1 mm up
     pred = np.zeros((3, 3, 3), dtype=bool)
     truth = np.zeros_like(pred)
-    pred[0, 0, 0] = truth[0, 0, 2] = True
+    pred[0, 0, 0] = truth[1, 0, 2] = True
     apart = surface_agreement(pred, truth, Grid((3, 3, 3), affine))
-    assert apart.assd_mm == pytest.approx(math.sqrt(8))
+    assert apart.assd_mm == pytest.approx(math.sqrt(3**2 + 2**2))
 
 
 def test_an_empty_mask_is_as_far_as_the_field_of_view_is_wide() -> None:

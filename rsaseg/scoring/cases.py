@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rsaseg.errors import InputError
 from rsaseg.imaging import Grid, crop_grid
 from rsaseg.lesions import bounding_box, find_lesions, large_enough
 from rsaseg.metrics import (
@@ -55,12 +57,27 @@ class Rules:
         When a lesion is matched; see `rsaseg.metrics.match_lesions`.
     tolerance_mm : float
         Of the surface Dice.
+
+    Raises
+    ------
+    InputError
+        If a rule makes no sense.
     """
 
     min_lesion_mm3: float = 3.0
     matching: Matching = "overlap"
     min_overlap: float = 0.0
     tolerance_mm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.matching not in get_args(Matching):
+            known = " or ".join(get_args(Matching))
+            raise InputError(f"matching {self.matching}: unknown rule; choose {known}")
+        if not 0 <= self.min_overlap < 1:
+            raise InputError(f"minimum overlap {self.min_overlap}: give 0 or more, and less than 1")
+        for what, value in (("volume", self.min_lesion_mm3), ("tolerance", self.tolerance_mm)):
+            if not 0 <= value < math.inf:
+                raise InputError(f"{what} {value}: give a number that is not negative")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ _NIFTI = re.compile(r"(?P<stem>.+?)\.nii(\.gz)?", re.IGNORECASE)
 _MASK_NAME = re.compile(r"lesions?|mask", re.IGNORECASE)
 _MASK_ENDING = re.compile(r"[-_](mask|lesions?)$", re.IGNORECASE)
 _NO_MASK = re.compile(r"[-_](probability|probseg|uncertainty|labels|dseg)$", re.IGNORECASE)
+_LESION_LABEL = re.compile(r"label-(L|lesions?)", re.IGNORECASE)
 _BIDS_KEPT = ("sub-", "ses-", "acq-", "run-")
 _VISIT = re.compile(r"[-_/](ses|visit|tp|t)-?\d+$", re.IGNORECASE)
 
@@ -25,28 +26,59 @@ def patient_of(case: str) -> str:
     return subject.group() if subject else _VISIT.sub("", case)
 
 
+def read_patients(path: Path) -> dict[str, str]:
+    """Read each case's patient from a TSV file with columns ``case`` and ``patient``.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or lacks a column or a value.
+    """
+    try:
+        lines = [line.split("\t") for line in path.read_text("utf-8-sig").splitlines() if line]
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{path}: cannot be read; give a tab-separated text file") from None
+    header = lines[0] if lines else []
+    if not {"case", "patient"} <= set(header) or any(len(line) != len(header) for line in lines):
+        raise InputError(
+            f"{path}: not a table of cases; give tab-separated columns case and patient"
+        )
+    case, patient = header.index("case"), header.index("patient")
+    return {line[case]: line[patient] for line in lines[1:]}
+
+
 def _case_of(path: Path, folder: Path) -> str | None:
     """Return the case a file is the mask of, or None if it is no mask."""
     match = _NIFTI.fullmatch(path.name)
     if match is None or path.name.startswith("."):
         return None
     stem = match["stem"]
+    if stem.startswith("sub-"):
+        return _bids_case(stem.split("_"))
     inside = path.parent.relative_to(folder).as_posix()
-    if stem.startswith("sub-") and "_" in stem:
-        kept = [part for part in stem.split("_") if part.startswith(_BIDS_KEPT)]
-        return "_".join(kept) if stem.endswith("_mask") else None
+    plain = _MASK_ENDING.sub("", stem)
     if inside == ".":
-        return None if _NO_MASK.search(stem) else _MASK_ENDING.sub("", stem)
-    return inside if _MASK_NAME.fullmatch(stem) or _MASK_ENDING.search(stem) else None
+        return None if _NO_MASK.search(stem) else plain
+    return inside if _MASK_NAME.fullmatch(stem) or plain == path.parent.name else None
+
+
+def _bids_case(parts: list[str]) -> str | None:
+    """Return subject, session, acquisition and run of a lesion mask's name, or None for another."""
+    is_mask = "-" in parts[-1] or _MASK_NAME.fullmatch(parts[-1])
+    other_label = any(p.startswith("label-") and not _LESION_LABEL.fullmatch(p) for p in parts)
+    if not is_mask or other_label or "desc-brain" in parts:
+        return None
+    return "_".join(part for part in parts if part.startswith(_BIDS_KEPT))
 
 
 def find_masks(folder: Path) -> dict[str, Path]:
     """Find the mask of every case in a folder.
 
     Understood are ``CASE.nii.gz`` (also ``CASE_mask.nii.gz``, ``CASE_lesion.nii.gz``), a folder
-    per case with ``lesion.nii.gz`` or ``mask.nii.gz`` in it, and BIDS names that start with
-    ``sub-`` and end in ``_mask``, whose case is their subject, session, acquisition and run.
-    ``.nii`` does as well as ``.nii.gz``.
+    per case with ``lesion.nii.gz``, ``mask.nii.gz`` or ``CASE.nii.gz`` in it, and BIDS names that
+    start with ``sub-``: of those a lesion ``_mask`` (not a ``desc-brain`` one, nor one of another
+    ``label-``), whose case is its subject, session, acquisition and run. ``.nii`` does as well as
+    ``.nii.gz``; anything else is passed over.
 
     Raises
     ------
