@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,6 +19,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Registration = Annotated[
+    Literal["auto", "flirt", "simpleitk", "none"],
+    typer.Option(help="How T1 and T2 are aligned with the FLAIR."),
+]
+Force = Annotated[bool, typer.Option(help="Go on where a registration failed.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 
 
@@ -52,22 +57,28 @@ def predict(
         float | None, typer.Option(help="Probability over which a voxel is lesion.")
     ] = None,
     min_lesion_mm3: Annotated[float | None, typer.Option(help="Smallest lesion kept.")] = None,
+    registration: Registration = "auto",
+    force: Force = False,
 ) -> None:
     """Segment one exam and write its lesion mask, with a JSON file beside it."""
     from rsaseg.networks.weights import DEFAULT_WEIGHTS
     from rsaseg.predict import Settings
     from rsaseg.predict import predict as run
 
-    settings = Settings(weights or DEFAULT_WEIGHTS, device, threshold, min_lesion_mm3)
+    settings = Settings(
+        weights or DEFAULT_WEIGHTS, device, threshold, min_lesion_mm3, registration, force
+    )
     with show_progress() as progress:
         result = run(flair, mask, t1, t2, settings, progress)
     for warning in result.warnings:
         messages.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     record = result.record
+    engines = {a["engine"] for a in record["registration"].values() if a["moved"]}
+    aligned = f", aligned by {' and '.join(sorted(engines))}" if engines else ""
     without = ", without " + " and ".join(record["missing_sequences"])
     output.print(
         f"{mask}: {result.lesion_count} lesions, {result.volume_ml:.2f} ml"
-        f"{without if record['missing_sequences'] else ''}; "
+        f"{without if record['missing_sequences'] else ''}{aligned}; "
         f"{record['seconds']['total']:.1f} s on {record['device']}. Research use only.",
         highlight=False,
         markup=False,
@@ -103,6 +114,40 @@ def train(
             soft_wrap=True,
         )
     output.print(f"{result.weights}: written", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    pred: Annotated[Path, typer.Option(help="Folder of predicted masks.")],
+    gt: Annotated[Path, typer.Option(help="Folder of true masks, or of training cases.")],
+    folder: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for tables and a picture.")
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Other predictions of the same cases.")
+    ] = None,
+    matching: Annotated[
+        Literal["overlap", "one-to-one"], typer.Option(help="When a lesion counts as found.")
+    ] = "overlap",
+    min_lesion_mm3: Annotated[float, typer.Option(help="Smallest lesion counted.")] = 3.0,
+    tolerance_mm: Annotated[float, typer.Option(help="Of the surface Dice.")] = 1.0,
+) -> None:
+    """Compare lesion masks with the truth, case by case and pooled."""
+    from rsaseg.evaluate import evaluate as run
+    from rsaseg.report.evaluation import case_table, difference_table, estimate_table
+    from rsaseg.scoring.cases import Rules
+
+    rules = Rules(min_lesion_mm3=min_lesion_mm3, matching=matching, tolerance_mm=tolerance_mm)
+    with show_progress() as progress:
+        result = run(pred, gt, folder, compare=compare, rules=rules, progress=progress)
+    output.print(case_table(result))
+    output.print(estimate_table(result))
+    if compare is not None:
+        output.print(difference_table(result))
+    failures = sum(score.missing for score in result.cases) + len(result.extra)
+    if failures:
+        messages.print(f"{failures} cases without a partner, see status", highlight=False)
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from rsaseg.lesions import find_lesions
 from rsaseg.networks.unet import RSANet
 from rsaseg.networks.weights import DEFAULT_WEIGHTS, WeightsInfo, find_weights, load_weights
 from rsaseg.preprocessing import prepare, to_flair_grid
+from rsaseg.registration import Engine, align_exam
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, the steps of it done, and how many there are."""
@@ -60,12 +61,18 @@ class Settings:
         Lesion where the probability is over this.
     min_lesion_mm3 : float, optional
         Smaller lesions are left out.
+    registration : str
+        auto, flirt, simpleitk or none; see `rsaseg.registration.align_exam`.
+    force : bool
+        Go on, with a warning, where a registration failed.
     """
 
     weights: str = DEFAULT_WEIGHTS
     device: str = "auto"
     threshold: float | None = None
     min_lesion_mm3: float | None = None
+    registration: Engine = "auto"
+    force: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +150,7 @@ def check_one_grid(exam: dict[str, Volume]) -> None:
         if not volume.grid.matches(flair.grid):
             raise GeometryError(
                 f"{volume.name}: {name} is on {volume.grid.describe()}, the FLAIR on "
-                f"{flair.grid.describe()}; co-register them first"
+                f"{flair.grid.describe()}; align them first, see align_exam"
             )
 
 
@@ -261,24 +268,29 @@ def predict(
         exam = read_exam(t1, t2, flair)
     with _timed(seconds, "load weights", report):
         model = load_model(settings.weights)
-    result = segment_exam(exam, model, settings, progress)
+    with _timed(seconds, "register", report):
+        others = {name: volume for name, volume in exam.items() if name != "FLAIR"}
+        aligned = align_exam(exam["FLAIR"], others, settings.registration, settings.force)
+    result = segment_exam(aligned.images, model, settings, progress)
     mask = nifti_bytes(result.mask, result.header, check_suffix(output))
     result.record["seconds"] = {
         **{stage: round(value, 3) for stage, value in seconds.items()},
         **result.record["seconds"],
         "total": round(time.perf_counter() - started, 3),
     }
+    warnings = (*aligned.warnings, *result.warnings)
     record = {
         "Description": "Multiple-sclerosis lesion mask. For research use only.",
         "GeneratedBy": [{"Name": "rsaseg", "Version": __version__}],
         "output_sha256": hashlib.sha256(mask).hexdigest(),
         **result.record,
-        "warnings": [_without_folders(text, inputs) for text in result.warnings],
+        "registration": {name: one.as_json() for name, one in aligned.alignments.items()},
+        "warnings": [_without_folders(text, inputs) for text in warnings],
         "command": _command(t1, t2, flair, output, settings),
     }
     write_atomic(output, mask)
     write_atomic(sidecar(output), (json.dumps(record, indent=2) + "\n").encode())
-    return result
+    return replace(result, record=record, warnings=warnings)
 
 
 def sidecar(mask: Path, suffix: str = ".json") -> Path:
@@ -349,7 +361,8 @@ def _command(
         ("--min-lesion-mm3", settings.min_lesion_mm3),
     ):
         words += [option, str(value)] if value is not None else []
-    return words
+    words += ["--registration", settings.registration]
+    return words + (["--force"] if settings.force else [])
 
 
 @contextmanager
