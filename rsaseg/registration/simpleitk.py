@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 (its own documentation's name)
+import SimpleITK as sitk
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
@@ -181,7 +181,7 @@ def _descend(
     """
     method = _metric(sampling)
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=1.0, minStep=1e-4, numberOfIterations=iterations, relaxationFactor=0.6
+        learningRate=1.0, minStep=1e-3, numberOfIterations=iterations, relaxationFactor=0.8
     )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetShrinkFactorsPerLevel([shrink for shrink, _ in levels])
