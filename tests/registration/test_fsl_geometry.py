@@ -44,7 +44,7 @@ def radiological(data, grid):
 
 
 @pytest.mark.parametrize("one", ORIENTATIONS)
-@pytest.mark.parametrize("other", ("RAS", "LAS", "PIR"))
+@pytest.mark.parametrize("other", ["RAS", "LAS", "PIR"])
 def test_resampling_with_it_equals_resampling_in_fsl_space(one, other):
     """Flip both images to radiological order, sample in scaled voxels, flip back."""
     rng = np.random.default_rng([ord(c) for c in one + other])
