@@ -48,6 +48,14 @@ def test_two_lesions_measured_by_hand() -> None:
     assert math.isnan(describe_lesions(labels, Grid((10, 6, 8), AFFINE))[0].max_probability)
 
 
+def test_probability_is_that_of_the_lesions_own_voxels() -> None:
+    labels = np.zeros((2, 2, 2), dtype=np.int32)
+    labels[0, 0, 0] = labels[1, 1, 1] = 1  # touch at a corner; the rest of the box is not theirs
+    probability = np.where(labels > 0, 0.5, 0.9)
+    (lesion,) = describe_lesions(labels, Grid((2, 2, 2), np.eye(4)), probability)
+    assert (lesion.mean_probability, lesion.max_probability) == (0.5, 0.5)
+
+
 def test_slices_are_the_thick_ones_and_axial_where_all_are_alike() -> None:
     assert slice_axis(Grid((4, 4, 4), np.diag([5.0, 1, 1, 1]))) == 0
     assert slice_axis(Grid((4, 4, 4), np.diag([1.0, 1, 1, 1]))) == 2

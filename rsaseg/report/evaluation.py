@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from rsaseg import __version__
 from rsaseg.metrics import LesionCounts
 from rsaseg.report.tsv import tsv
 from rsaseg.scoring.agreement import Estimate, PairedDifference
@@ -49,6 +50,7 @@ def difference_tsv(result: Evaluation) -> bytes:
 def evaluation_json(result: Evaluation) -> bytes:
     """Return the whole result, the rules and the meaning of each column as JSON; NaN is null."""
     content = {
+        "rsaseg": __version__,
         "pred": result.pred,
         "truth": result.truth,
         "rules": asdict(result.rules),
