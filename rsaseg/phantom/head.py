@@ -91,15 +91,22 @@ class Anatomy(NamedTuple):
     deep_grey: Array
 
 
+def _length(vectors: Array) -> Array:
+    """Return the length of each row."""
+    length: Array = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    return length
+
+
 def _ellipsoids(points: Array, shapes: Any, scale: float = 1.0) -> Array:
     """Return the first-order signed distance in mm to a union of ellipsoids of both sides."""
     nearest = np.full(len(points), np.inf, dtype=np.float32)
     for (x, *rest), axes in shapes:
         side = np.abs(points[:, 0]) if x else points[:, 0]
+        semi_axes = np.float32(scale) * np.array(axes, np.float32)
         offset = np.column_stack((side - x, points[:, 1] - rest[0], points[:, 2] - rest[1]))
-        offset /= np.float32(scale) * np.array(axes, np.float32)
-        radius = np.sqrt(np.einsum("ij,ij->i", offset, offset))
-        slope = np.linalg.norm(offset / (np.float32(scale) * np.array(axes, np.float32)), axis=1)
+        offset /= semi_axes
+        radius = _length(offset)
+        slope = _length(offset / semi_axes)
         distance = radius * (radius - 1) / np.maximum(slope, 1e-6)
         # at the very centre the formula is 0 / 0: the nearest surface is the shortest axis away
         distance[radius < 1e-3] = -scale * min(axes)
@@ -149,9 +156,9 @@ def _lesion_distance(points: Array, lesions: tuple[Lesion, ...]) -> Array:
     for number, lesion in enumerate(lesions):
         offset = points - np.array(lesion.centre_mm, np.float32)
         reach = 1.5 * max(lesion.radius_mm)
-        near = np.flatnonzero((np.abs(offset) < reach).all(axis=1))
+        near = np.flatnonzero(_length(offset) < reach)
         u = offset[near] @ np.array(lesion.axes, np.float32).T / np.array(lesion.radius_mm)
-        radius = np.linalg.norm(u, axis=1)
+        radius = _length(u)
         wobble = 0.15 * np.sin(3 * u[:, 0] + number) * np.sin(2.6 * u[:, 1] + 2 * number)
         distance = (radius - 1 - wobble) * min(lesion.radius_mm)
         nearest[near] = np.minimum(nearest[near], distance)

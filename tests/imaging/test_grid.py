@@ -64,8 +64,8 @@ def test_spacing_volume_and_corners_of_a_hand_made_grid():
 def test_grids_match_up_to_a_tenth_of_the_smallest_spacing():
     grid = oblique_grid((4, 5, 6), (1, 2, 3), (10, 0, 5))
     near, far = grid.affine.copy(), grid.affine.copy()
-    near[0, 3] += 0.09
-    far[0, 3] += 0.11
+    near[0, 3] += 0.099
+    far[0, 3] += 0.101
     assert grid.matches(Grid(grid.shape, near))
     assert not grid.matches(Grid(grid.shape, far))
     assert not grid.matches(Grid((4, 5, 7), grid.affine))
@@ -214,15 +214,25 @@ def test_upsampling_equals_linear_interpolation_at_each_point():
     assert_allclose(resample(data, moving, fixed).ravel()[seen], truth[seen], atol=1e-5)
 
 
-def test_a_thin_plate_keeps_its_volume_when_slices_get_thick():
-    fine = oblique_grid((4, 4, 60), (1, 1, 1), origin=(0, 0, 0))
+@pytest.mark.parametrize(("orientation", "slice_axis"), [("RAS", 2), ("SRA", 0), ("AIR", 1)])
+def test_a_thin_plate_keeps_its_volume_and_spread_when_slices_get_thick(orientation, slice_axis):
+    shape = np.full(3, 4)
+    shape[slice_axis] = 60
+    fine = oblique_grid(shape, (1, 1, 1), (0, 0, 0), orientation)
     thick = ras_grid(fine, (1, 1, 6))
-    volumes = []
-    for place in range(21, 39):
+    volumes, seen_by_one_slice = [], []
+    for place in range(12, 48):
         data = np.zeros(fine.shape)
-        data[:, :, place] = 1
-        volumes.append(resample(data, fine, thick).sum() * thick.voxel_mm3)
-    # unsmoothed, the plate is either missed (0) or counted six times over (96)
+        np.moveaxis(data, slice_axis, 0)[place] = 1
+        out = resample(data, fine, thick)
+        volumes.append(out.sum() * thick.voxel_mm3)
+        seen_by_one_slice.append(out[0, 0, 5])
+    # unsmoothed, a plate is either missed (0) or counted six times over (96)
     assert np.mean(volumes) == pytest.approx(16, rel=0.01)
     assert min(volumes) > 8
     assert max(volumes) < 24
+    # a thick voxel sees the plates of a box 6 mm high, whose variance in 1 mm steps is 35 / 12
+    weight, place = np.array(seen_by_one_slice), np.arange(36)
+    mean = np.average(place, weights=weight)
+    variance = np.average((place - mean) ** 2, weights=weight)
+    assert variance == pytest.approx(35 / 12, rel=0.15)
