@@ -22,7 +22,10 @@ Float = NDArray[np.float64]
 TIMEOUT_S = 900.0
 _COST = ("-dof", "6", "-cost", "normmi", "-searchcost", "normmi")
 _FROM_HEADER = ("-usesqform", "-nosearch")
-_COMPLAINTS = ("Exception", "Error", "ERROR", "Could not", "inv():", "COG, total")
+_COMPLAINTS = (
+    *("Exception", "Error", "ERROR", "Could not", "inv():", "COG, total"),
+    "sub-threshold costs",  # a damaged image
+)
 
 
 def find_flirt() -> Path | None:
@@ -224,7 +227,7 @@ def estimate(
         text = f"{stderr}\n{stdout}"
         if status != 0 or any(complaint in text for complaint in _COMPLAINTS):
             raise RegistrationError(
-                f"flirt: failed on {moving.name} (exit {status}): {_quote(text)}; "
+                f"flirt: failed (exit {status}): {_quote(text)}; "
                 "check the image, or choose --registration simpleitk"
             )
         return ras_from_fsl(read_matrix(paths["matrix.mat"]), moving.grid, fixed.grid)
