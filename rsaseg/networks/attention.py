@@ -92,13 +92,24 @@ class RSABlock(nn.Module):
 def _mix_slices(t: Tensor, m: Tensor, axis: int, scaled: bool) -> Tensor:
     """Return A M along an axis of M (N, D, H, W, C), A the softmax of the scores t_i . m_j."""
     sizes = m.shape
-    split = (sizes[0], sizes[1:axis].numel(), sizes[axis], sizes[axis + 1 :].numel())
-    t, slices = t.reshape(split), m.reshape(split)  # (N, before, S, after)
-    scores = (t @ slices.transpose(2, 3)).sum(1)  # (N, S, S)
+    n, before, count, after = (
+        sizes[0],
+        sizes[1:axis].numel(),
+        sizes[axis],
+        sizes[axis + 1 :].numel(),
+    )
+    t, m = t.reshape(n, before, count, after), m.reshape(n, before, count, after)
+    if n * before == 1:
+        # BLAS cuts one long product into a part for each thread, and its rounding with them. Cut
+        # along the next axis first, the scores are the same bits on any number of threads.
+        rows = (count, sizes[axis + 1], -1)
+        scores = (t.view(rows).transpose(0, 1) @ m.view(rows).permute(1, 2, 0)).sum(0)[None]
+    else:
+        scores = (t @ m.transpose(2, 3)).sum(1)  # (N, S, S)
     if scaled:
-        scores = scores * (split[1] * split[3]) ** -0.5
+        scores = scores * (before * after) ** -0.5
     a = torch.softmax(scores, dim=-1)
-    return (a[:, None] @ slices).reshape(sizes)
+    return (a[:, None] @ m).reshape(sizes)
 
 
 class NonLocalBlock(nn.Module):

@@ -170,6 +170,21 @@ def test_the_folded_form_rounds_no_worse_than_the_printed_one():
     assert (folded - exact).abs().max() < 1.5 * (printed - exact).abs().max()
 
 
+def test_the_same_bits_on_any_number_of_threads():
+    block = make_block(96, True, dtype=torch.float32)
+    m = torch.randn(1, 96, 16, 24, 24)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3, 4):
+            torch.set_num_threads(threads)
+            with torch.no_grad():
+                found.append(block(m))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(e, found[0]) for e in found)
+
+
 def test_the_folded_forms_gradients_equal_the_printed_ones():
     block = make_block(4, True)
     m = torch.randn(2, 4, 3, 5, 6, dtype=torch.float64, requires_grad=True)

@@ -100,6 +100,7 @@ def test_the_stem_drops_whole_channels_in_training_alone():
     stem = network.dropout(network.stem(x))
     dropped = (stem == 0).all(dim=(2, 3, 4))
     assert 0 < dropped.sum() < dropped.numel()
+    assert not torch.equal(network(x), network(x))
     with torch.no_grad():
         assert torch.equal(network.eval()(x), network(x))
 
