@@ -50,9 +50,9 @@ def bad_crc() -> bytes:
     return bytes(packed)
 
 
-def negative_size() -> bytearray:
+def with_sizes(*sizes: int) -> bytearray:
     raw = nifti(good())
-    raw[42:44] = struct.pack("<h", -5)
+    raw[42 : 42 + 2 * len(sizes)] = struct.pack(f"<{len(sizes)}h", *sizes)
     return raw
 
 
@@ -66,7 +66,9 @@ CASES = {
     "header alone": (bytes(nifti(good()))[:352], InputError, "fewer voxels"),
     "voxels cut": (bytes(nifti(good()))[:-1], InputError, "fewer voxels"),
     "offset beyond the end": (with_floats(VOX_OFFSET, 1e9), InputError, "fewer voxels"),
-    "negative size": (negative_size(), InputError, "fewer voxels"),
+    "negative size": (with_sizes(-5), InputError, "fewer voxels"),
+    "two negative sizes": (with_sizes(-5, -6), InputError, "fewer voxels"),
+    "sizes no computer could hold": (with_sizes(32767, 32767, 32767), InputError, "fewer voxels"),
     "gzip cut": (PACKED[:-20], InputError, "truncated gzip"),
     "gzip header alone": (PACKED[:10], InputError, "truncated gzip"),
     "gzip of nothing": (gzip.compress(b""), InputError, "not a NIfTI image"),
