@@ -126,6 +126,9 @@ def evaluate(
     compare: Annotated[
         Path | None, typer.Option(help="Other predictions of the same cases.")
     ] = None,
+    patients: Annotated[
+        Path | None, typer.Option(help="TSV of case and patient, where names do not tell.")
+    ] = None,
     matching: Annotated[
         Literal["overlap", "one-to-one"], typer.Option(help="When a lesion counts as found.")
     ] = "overlap",
@@ -136,17 +139,25 @@ def evaluate(
     from rsaseg.evaluate import evaluate as run
     from rsaseg.report.evaluation import case_table, difference_table, estimate_table
     from rsaseg.scoring.cases import Rules
+    from rsaseg.scoring.pairing import read_patients
 
     rules = Rules(min_lesion_mm3=min_lesion_mm3, matching=matching, tolerance_mm=tolerance_mm)
     with show_progress() as progress:
-        result = run(pred, gt, folder, compare=compare, rules=rules, progress=progress)
+        result = run(
+            pred,
+            gt,
+            folder,
+            compare=compare,
+            rules=rules,
+            patients=read_patients(patients) if patients else None,
+            progress=progress,
+        )
     output.print(case_table(result))
     output.print(estimate_table(result))
     if compare is not None:
         output.print(difference_table(result))
-    failures = sum(score.missing for score in result.cases) + len(result.extra)
-    if failures:
-        messages.print(f"{failures} cases without a partner, see status", highlight=False)
+    if result.n_failed:
+        messages.print(f"{result.n_failed} cases without a partner, see status", highlight=False)
         raise typer.Exit(1)
 
 

@@ -1,0 +1,102 @@
+"""From an exam to the network's input and back, on grids made by hand and on the phantom."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from nibabel.nifti1 import Nifti1Header
+from scipy.ndimage import binary_erosion
+
+from rsaseg.imaging import Grid, Volume, resample
+from rsaseg.phantom import Phantom, make_phantom
+from rsaseg.preprocessing import InputSpec, head_mask, normalise, prepare, to_flair_grid
+from rsaseg.preprocessing.exam import otsu_threshold, to_tensor_axes
+
+
+def test_tensor_axes_are_axial_coronal_sagittal() -> None:
+    ras = np.zeros((2, 3, 4))
+    ras[1, 2, 3] = 1  # right, anterior, superior corner
+    tensor = to_tensor_axes(ras)
+    assert tensor.shape == (4, 3, 2)
+    assert tensor[3, 2, 1] == 1
+    assert np.array_equal(to_tensor_axes(tensor), ras)
+
+
+def test_otsu_splits_two_populations() -> None:
+    rng = np.random.default_rng(0)
+    dark, bright = rng.normal(10, 2, 5000), rng.normal(60, 5, 2000)
+    threshold = otsu_threshold(np.concatenate([dark, bright]).astype(np.float32))
+    assert dark.max() < threshold < bright.min()
+
+
+def test_normalise_ignores_outliers_and_clips() -> None:
+    rng = np.random.default_rng(0)
+    data = rng.normal(300, 20, (20, 20, 20)).astype(np.float32)
+    mask = np.ones(data.shape, dtype=bool)
+    data[0, 0, :5] = 1e5
+    scaled = normalise(data, mask, 5.0)
+    assert scaled.max() == 5.0
+    inner = scaled[scaled < 5]
+    assert abs(inner.mean()) < 0.05
+    assert abs(inner.std() - 1) < 0.1
+
+
+def test_head_mask_covers_the_brain_and_leaves_air(phantom: Phantom) -> None:
+    flair = phantom.images["FLAIR"]
+    mask = head_mask(flair.data, flair.grid.spacing_mm)
+    core = binary_erosion(phantom.brain, iterations=2)
+    assert mask[core].mean() > 0.9
+    assert not mask[0].any()
+
+
+def test_a_stripped_exam_keeps_its_brain(phantom: Phantom) -> None:
+    flair = phantom.images["FLAIR"]
+    mask = head_mask(flair.data * phantom.brain, flair.grid.spacing_mm)
+    assert mask[binary_erosion(phantom.brain, iterations=2)].mean() > 0.85
+
+
+def test_input_holds_every_lesion_and_comes_back_where_it_was(phantom: Phantom) -> None:
+    flair = phantom.images["FLAIR"]
+    seen = prepare(phantom.images, InputSpec())
+    assert seen.image.shape == (3, *seen.grid.shape[::-1])
+    lesion = to_tensor_axes(resample(phantom.lesion, flair.grid, seen.grid))
+    back = to_flair_grid(lesion, seen.grid, flair.grid) > 0.5
+    assert back.shape == flair.grid.shape
+    both = 2 * (back & phantom.lesion).sum() / (back.sum() + phantom.lesion.sum())
+    assert both > 0.95
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPI", "SAR", "PIL"])
+def test_orientation_of_the_file_does_not_matter(orientation: str) -> None:
+    same = {"seed": 3, "tilt_deg": (0.0, 0.0, 0.0), "spacing_mm": (2.0, 2.0, 2.0)}
+    axes = {"R": 80, "L": 80, "A": 96, "P": 96, "S": 84, "I": 84}
+    reference = make_phantom(shape_vox=(80, 96, 84), orientation="RAS", **same)
+    shape = tuple(axes[letter] for letter in orientation)
+    turned = make_phantom(shape_vox=shape, orientation=orientation, **same)
+    volumes = {
+        name: _turn_like(reference.images[name], turned.images[name].grid) for name in ("FLAIR",)
+    }
+    straight = prepare({"FLAIR": reference.images["FLAIR"]}, InputSpec())
+    other = prepare(volumes, InputSpec())
+    assert other.grid.matches(straight.grid)
+    assert np.abs(other.image - straight.image).max() < 0.02
+
+
+def _turn_like(volume: Volume, grid: Grid) -> Volume:
+    """Store the same voxels in another axis order, by nearest lookup of each voxel's position."""
+    vox = np.indices(grid.shape).reshape(3, -1)
+    world = grid.affine[:3, :3] @ vox + grid.affine[:3, 3:]
+    back = np.linalg.inv(volume.grid.affine)
+    source = np.rint(back[:3, :3] @ world + back[:3, 3:]).astype(int)
+    data = volume.data[tuple(source)].reshape(grid.shape)
+    return replace(volume, data=data, grid=grid, header=Nifti1Header())
+
+
+def test_a_missing_sequence_is_zero(phantom: Phantom) -> None:
+    exam = {"FLAIR": phantom.images["FLAIR"], "T2": phantom.images["T2"]}
+    image = prepare(exam, InputSpec()).image
+    assert not image[0].any()
+    assert image[1].any()
+    assert image[2].any()

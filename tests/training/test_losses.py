@@ -1,0 +1,42 @@
+"""Losses against their formulas written out voxel by voxel."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from rsaseg.training.losses import dice_loss, weighted_cross_entropy
+
+
+def test_weighted_cross_entropy_is_the_formula() -> None:
+    torch.manual_seed(0)
+    logits, lesion = torch.randn(2, 2, 2, 3, 2), torch.rand(2, 2, 3, 2)
+    weight = 0.7
+    total, voxels = 0.0, 0
+    for n in range(2):
+        for place in ((d, h, w) for d in range(2) for h in range(3) for w in range(2)):
+            background, tissue = (float(logits[(n, c, *place)]) for c in (0, 1))
+            p = 1 / (1 + math.exp(background - tissue))
+            y = float(lesion[(n, *place)])
+            total -= weight * y * math.log(p) + (1 - weight) * (1 - y) * math.log(1 - p)
+            voxels += 1
+    assert float(weighted_cross_entropy(logits, lesion, weight)) == pytest.approx(total / voxels)
+
+
+def test_dice_loss_of_perfect_and_opposite_masks() -> None:
+    lesion = torch.zeros(1, 4, 4, 4)
+    lesion[:, 1:3, 1:3, 1:3] = 1
+    sure = 40 * (2 * lesion - 1)
+    right, wrong = torch.stack([-sure, sure], 1), torch.stack([sure, -sure], 1)
+    assert float(dice_loss(right, lesion)) == pytest.approx(0, abs=1e-6)
+    # no overlap: (0 + 1) / (56 + 8 + 1) of the smoothed ratio remains
+    assert float(dice_loss(wrong, lesion)) == pytest.approx(1 - 1 / 65, abs=1e-6)
+
+
+def test_dice_loss_pools_the_batch() -> None:
+    torch.manual_seed(1)
+    logits, lesion = torch.randn(2, 2, 3, 3, 3), (torch.rand(2, 3, 3, 3) > 0.5).float()
+    joined = dice_loss(logits.transpose(0, 1).reshape(1, 2, 6, 3, 3), lesion.reshape(1, 6, 3, 3))
+    assert float(dice_loss(logits, lesion)) == pytest.approx(float(joined), abs=1e-6)

@@ -1,0 +1,112 @@
+"""Crops: repeatable, in place, with image and lesion turned together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rsaseg.training.cases import CachedCase
+from rsaseg.training.patches import Augmentation, _turned_crop, draw_crop, vary_grey
+
+STILL = Augmentation(rotation_deg=0, tilt_deg=0, scale=0, stripped=0, drop=0, thick=0, grey=0)
+
+
+def make_case(name: str = "a", shape: tuple[int, int, int] = (12, 20, 24)) -> CachedCase:
+    """A case whose FLAIR is ten times its lesion, with T1 and T2 noise."""
+    rng = np.random.default_rng(len(name))
+    lesion = np.zeros(shape, np.float16)
+    lesion[4:7, 8:13, 6:10] = 1
+    image = np.stack([rng.normal(size=shape), rng.normal(size=shape), 10 * lesion])
+    return CachedCase(name, name, [image.astype(np.float16)], [lesion], [np.argwhere(lesion > 0.5)])
+
+
+def test_an_unturned_crop_is_the_volume_itself() -> None:
+    case = make_case()
+    crop = _turned_crop(
+        case.images[0],
+        case.lesions[0],
+        np.array([5.5, 9.5, 11.5]),
+        (4, 8, 8),
+        np.eye(3, dtype=np.float32),
+    )
+    expected = case.images[0][:, 4:8, 6:14, 8:16].astype(np.float32)
+    assert np.allclose(crop[:-1].numpy(), expected, atol=1e-4)
+    assert np.allclose(crop[-1].numpy(), case.lesions[0][4:8, 6:14, 8:16], atol=1e-4)
+
+
+def test_a_mirrored_crop_is_left_for_right() -> None:
+    case = make_case()
+    mirror = np.diag([-1, 1, 1]).astype(np.float32)
+    crop = _turned_crop(
+        case.images[0], case.lesions[0], np.array([5.5, 9.5, 11.5]), (4, 8, 8), mirror
+    )
+    expected = case.images[0][:, 4:8, 6:14, 8:16][..., ::-1].astype(np.float32)
+    assert np.allclose(crop[:-1].numpy(), expected, atol=1e-4)
+
+
+def test_a_quarter_turn_about_the_long_axis() -> None:
+    case = make_case()
+    quarter = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], dtype=np.float32)
+    crop = _turned_crop(
+        case.images[0], case.lesions[0], np.array([5.5, 9.5, 11.5]), (4, 8, 8), quarter
+    )
+    straight = case.images[0][:, 4:8, 6:14, 8:16].astype(np.float32)
+    # crop offset (w, h) lies at volume offset (-h, w)
+    expected = np.flip(straight.transpose(0, 1, 3, 2), axis=2)
+    assert np.allclose(crop[:-1].numpy(), expected, atol=1e-4)
+
+
+def test_crops_are_repeatable_and_differ() -> None:
+    cases = [make_case("a"), make_case("bb")]
+    first, lesion, name = draw_crop(cases, (8, 16, 16), Augmentation(), seed=1, number=5)
+    again, lesion_again, name_again = draw_crop(
+        cases, (8, 16, 16), Augmentation(), seed=1, number=5
+    )
+    other, _, _ = draw_crop(cases, (8, 16, 16), Augmentation(), seed=1, number=6)
+    assert torch.equal(first, again)
+    assert torch.equal(lesion, lesion_again)
+    assert name == name_again
+    assert not torch.equal(first, other)
+
+
+def test_image_and_lesion_are_turned_together() -> None:
+    turned = Augmentation(
+        rotation_deg=40, tilt_deg=10, scale=0.2, stripped=0, drop=0, thick=0, grey=0
+    )
+    for number in range(10):
+        image, lesion, _ = draw_crop([make_case()], (8, 16, 16), turned, seed=2, number=number)
+        assert torch.allclose(image[2], 10 * lesion, atol=1e-3)
+
+
+def test_most_crops_hold_a_lesion() -> None:
+    case = make_case(shape=(40, 120, 120))
+    held = [draw_crop([case], (8, 16, 16), STILL, 0, i)[1].any().item() for i in range(60)]
+    assert 0.45 < np.mean(held) < 0.85
+
+
+def test_a_volume_smaller_than_the_crop_is_filled_with_its_darkest_value() -> None:
+    case = make_case(shape=(8, 16, 12))
+    image, lesion, _ = draw_crop([case], (8, 32, 32), STILL, 0, 0)
+    assert image.shape == (3, 8, 32, 32)
+    darkest = case.images[0].astype(np.float32).min(axis=(1, 2, 3))
+    assert np.allclose(image[:, :, 0, 0].amin(dim=1).numpy(), darkest, atol=1e-3)
+    assert lesion[:, 0].sum() == 0
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_dropped_sequence_is_zero_and_the_flair_stays(number: int) -> None:
+    drop = Augmentation(drop=1.0)
+    image, _, _ = draw_crop([make_case()], (8, 16, 16), drop, 0, number)
+    assert not image[:2].any()
+    assert image[2].any()
+
+
+def test_grey_values_change_but_stay_ordered() -> None:
+    ramp = torch.linspace(-2, 3, 64).reshape(1, 4, 4, 4).repeat(3, 1, 1, 1)
+    strength = Augmentation(thick=0, grey=1.0)
+    varied = [vary_grey(ramp, np.random.default_rng(i), strength) for i in range(20)]
+    assert all(torch.isfinite(v).all() for v in varied)
+    correlation = [np.corrcoef(v[0].ravel(), ramp[0].ravel())[0, 1] for v in varied]
+    assert min(correlation) > 0.9
+    assert len({round(float(v.sum()), 3) for v in varied}) == len(varied)
