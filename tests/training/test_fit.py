@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,8 @@ def test_it_learns(tmp_path: Path) -> None:
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_losses(tmp_path: Path) -> None:
     whole = fit(SMALL, make_cases(), tmp_path / "whole", CPU)
     script = (
-        "import sys, torch; sys.path.insert(0, sys.argv[2]); torch.set_num_threads(int(sys.argv[3]))\n"
+        "import sys, torch; sys.path.insert(0, sys.argv[2])\n"
+        "torch.set_num_threads(int(sys.argv[3]))\n"
         "from pathlib import Path; from test_fit import SMALL, make_cases, fit\n"
         "fit(SMALL, make_cases(), Path(sys.argv[1]), torch.device('cpu'),"
         " lambda done, *_: print(done, flush=True))\n"
@@ -112,7 +114,7 @@ def test_a_loss_that_is_no_number_names_the_cases(tmp_path: Path) -> None:
     cases = make_cases()
     for case in cases:
         case.images[0][:] = np.nan
-    with pytest.raises(InputError, match="c[12]"):
+    with pytest.raises(InputError, match=r"c[12]"):
         fit(SMALL, cases, tmp_path, CPU)
 
 
@@ -122,7 +124,7 @@ def test_rate_rises_then_falls_to_zero() -> None:
     assert rates[0] == pytest.approx(1e-4)
     assert max(rates) == pytest.approx(1e-3 * (1 - 9 / 100) ** 0.9)
     assert rates[-1] < 2e-5
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
 def test_average_is_the_weighted_mean() -> None:

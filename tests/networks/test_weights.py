@@ -1,0 +1,90 @@
+"""Weights files: they carry everything, and no changed byte goes unseen."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from rsaseg.errors import WeightsError
+from rsaseg.networks.unet import NetworkConfig, RSANet
+from rsaseg.networks.weights import (
+    DEFAULT_WEIGHTS,
+    WeightsInfo,
+    find_weights,
+    load_weights,
+    save_weights,
+)
+
+INFO = WeightsInfo(
+    network=NetworkConfig(channels=(8, 16), patch_vox=(1, 2, 2), flat_levels=1, attention="010"),
+    window_vox=(8, 16, 16),
+    threshold=0.35,
+    min_lesion_mm3=9.5,
+    version="7",
+    training_data=("Somebody et al. 2020", "doi:10.1/2"),
+)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RSANet]:
+    torch.manual_seed(0)
+    network = RSANet(INFO.network)
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    save_weights(path, network.state_dict(), INFO)
+    return path, network
+
+
+def test_round_trip_in_half_precision(saved: tuple[Path, RSANet]) -> None:
+    path, network = saved
+    loaded, info, sha256 = load_weights(path)
+    assert asdict(info) == asdict(INFO)
+    assert info == INFO
+    assert len(sha256) == 64
+    assert not loaded.training
+    for name, value in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.half().float())
+    assert all(value.dtype == torch.float16 for value in load_file(path).values())
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_no_flipped_bit_goes_unseen(saved: tuple[Path, RSANet], where: float, bit: int) -> None:
+    content = bytearray(saved[0].read_bytes())
+    content[int(where * len(content))] ^= 1 << bit
+    changed = saved[0].with_name("changed.safetensors")
+    changed.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"changed\.safetensors"):
+        load_weights(changed)
+
+
+def test_weights_of_another_program_are_refused(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="not written by rsaseg"):
+        load_weights(tmp_path / "other.safetensors")
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.safetensors", {"stem.weight": torch.zeros(2)}, INFO)
+    with pytest.raises(WeightsError, match="another version"):
+        load_weights(tmp_path / "w.safetensors")
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(WeightsError, match=f"best: unknown weights.*{DEFAULT_WEIGHTS}"):
+        find_weights("best")
+
+
+def test_shipped_weights_load() -> None:
+    path = find_weights(DEFAULT_WEIGHTS)
+    network, info, _ = load_weights(path)
+    assert path.stat().st_size < 30e6
+    assert info.network.attention == "111"
+    assert info.training_data
+    assert 0 < info.threshold < 1
+    assert network.config == info.network

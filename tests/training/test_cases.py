@@ -1,0 +1,125 @@
+"""Finding cases, splitting them by patient, and the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rsaseg.errors import GeometryError, InputError
+from rsaseg.imaging import read_mask, write_nifti
+from rsaseg.phantom import Phantom, write_phantom
+from rsaseg.preprocessing import InputSpec
+from rsaseg.training.cases import CaseFiles, cache_case, find_cases, read_exam, split_folds
+
+SPEC = InputSpec(spacing_mm=(3.0, 3.0, 4.0))
+
+
+@pytest.fixture
+def data(phantom: Phantom, tmp_path: Path) -> Path:
+    write_phantom(tmp_path / "p1-t1", phantom)
+    write_phantom(tmp_path / "p2", phantom, suffix=".nii")
+    (tmp_path / "p2" / "T1.nii").rename(tmp_path / "p2" / "t1.NII")
+    (tmp_path / "p2" / "T2.nii").unlink()
+    (tmp_path / "notes").mkdir()
+    return tmp_path
+
+
+def test_cases_are_found_in_any_spelling(data: Path) -> None:
+    cases = find_cases([data])
+    assert [case.name for case in cases] == ["p1-t1", "p2"]
+    assert list(cases[0].sequences) == ["T1", "T2", "FLAIR"]
+    assert list(cases[1].sequences) == ["T1", "FLAIR"]
+    assert cases[1].sequences["T1"].name == "t1.NII"
+    assert cases[0].brain is None
+
+
+@pytest.mark.parametrize(
+    ("name", "patient"),
+    [
+        ("catania-14-t2", "catania-14"),
+        ("ljubljana-l01-s1", "ljubljana-l01"),
+        ("sub-03_ses-12", "sub-03"),
+        ("tabriz-07", "tabriz-07"),
+        ("anna-visit-3", "anna"),
+    ],
+)
+def test_a_visit_belongs_to_its_patient(name: str, patient: str) -> None:
+    assert CaseFiles(name, {}, Path("x")).patient == patient
+
+
+@given(
+    visits=st.lists(st.integers(1, 4), min_size=3, max_size=12),
+    folds=st.integers(2, 3),
+)
+def test_folds_part_the_cases_and_never_a_patient(visits: list[int], folds: int) -> None:
+    names = [f"p{i:02}-t{v}" for i, n in enumerate(visits) for v in range(1, n + 1)]
+    cases = [CaseFiles(name, {}, Path("x")) for name in names]
+    parts = split_folds(cases, folds)
+    assert sorted(case.name for part in parts for case in part) == sorted(names)
+    patients = [{case.patient for case in part} for part in parts]
+    assert sum(len(p) for p in patients) == len(set().union(*patients)) == len(visits)
+    assert max(len(p) for p in patients) - min(len(p) for p in patients) <= 1
+
+
+def test_bad_folders(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        find_cases([data / "nowhere"])
+    with pytest.raises(InputError, match="no cases found"):
+        find_cases([data / "notes"])
+    with pytest.raises(InputError, match="second case of this name"):
+        find_cases([data, data])
+    with pytest.raises(InputError, match="5 folds need 5 patients; there are 2"):
+        split_folds(find_cases([data]), 5)
+    (data / "p2" / "lesion.nii").unlink()
+    with pytest.raises(InputError, match="p2: has no lesion"):
+        find_cases([data])
+
+
+def test_two_files_of_one_sequence(data: Path) -> None:
+    source = data / "p1-t1" / "FLAIR.nii.gz"
+    nib.load(source).to_filename(data / "p1-t1" / "flair.nii")
+    with pytest.raises(InputError, match="keep one of them"):
+        find_cases([data])
+
+
+def test_sequences_on_other_grids_are_refused(data: Path) -> None:
+    path = data / "p1-t1" / "T1.nii.gz"
+    image = nib.load(path)
+    affine = image.affine.copy()
+    affine[0, 3] += 5
+    nib.Nifti1Image(np.asarray(image.dataobj), affine).to_filename(path)
+    with pytest.raises(GeometryError, match="T1 is on"):
+        read_exam(find_cases([data])[0])
+
+
+def test_cache_holds_exam_and_mask_and_follows_its_files(data: Path, tmp_path: Path) -> None:
+    case, cache = find_cases([data])[0], tmp_path / "cache"
+    cached = cache_case(case, SPEC, cache)
+    assert len(cached.images) == 1
+    assert cached.images[0].shape[1:] == cached.lesions[0].shape
+    mask, grid = read_mask(case.lesion)
+    volume = float(cached.lesions[0].astype(np.float32).sum()) * 36
+    assert volume == pytest.approx(mask.sum() * grid.voxel_mm3, rel=0.05)
+    again = cache_case(case, SPEC, cache)
+    assert len(list(cache.iterdir())) == 1
+    assert np.array_equal(again.images[0], cached.images[0])
+    header = nib.load(case.lesion).header
+    write_nifti(case.lesion, np.zeros(mask.shape, np.uint8), header)
+    empty = cache_case(case, SPEC, cache)
+    assert len(list(cache.iterdir())) == 2
+    assert not empty.lesions[0].any()
+    assert len(empty.lesion_vox[0]) == 0
+
+
+def test_a_brain_mask_adds_the_stripped_exam(data: Path, phantom: Phantom, tmp_path: Path) -> None:
+    header = phantom.images["FLAIR"].header
+    write_nifti(data / "p1-t1" / "Brain.nii.gz", phantom.brain.astype(np.uint8), header)
+    cached = cache_case(find_cases([data])[0], SPEC, tmp_path / "cache")
+    assert len(cached.images) == len(cached.lesions) == 2
+    darkest = cached.images[1][2] == cached.images[1][2].min()
+    assert darkest.mean() > 0.3  # everything outside the brain has one value
