@@ -70,7 +70,10 @@ def _missing(device: torch.device) -> str | None:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the number type for convolutions: bfloat16 where the processor computes it fast.
+    """Return the number type for convolutions: bfloat16 where the processor is faster with it.
+
+    On a CPU that takes AMX: with AVX-512 alone the shipped network took as long in bfloat16 as in
+    float32.
 
     Parameters
     ----------
@@ -91,8 +94,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        fast = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+        fast = bool(torch.cpu.get_capabilities().get("amx_bf16"))
     else:
         fast = False
     return torch.bfloat16 if fast else torch.float32
