@@ -24,6 +24,7 @@ FLOORS = (
     ("inference",),
     ("training",),
     ("report", "cohort", "phantom"),
+    ("segmentation",),
     ("predict", "preprocess", "train", "evaluate"),
     ("demo",),
     ("console",),
@@ -31,7 +32,7 @@ FLOORS = (
     ("__main__",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-MAY_USE_TORCH = {"networks", "inference", "training", "predict", "train"}
+MAY_USE_TORCH = {"networks", "inference", "training", "segmentation", "train"}
 NEVER = {"pickle", "socket", "urllib", "http", "ftplib", "requests"}
 
 
