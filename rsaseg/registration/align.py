@@ -13,10 +13,14 @@ from numpy.typing import NDArray
 from rsaseg.errors import InputError, RegistrationError
 from rsaseg.imaging import Volume, resample
 from rsaseg.registration import flirt, simpleitk
-from rsaseg.registration.quality import Quality
+from rsaseg.registration.quality import Quality, apart_mm, judge
 
 Engine = Literal["auto", "flirt", "simpleitk", "none"]
 Float = NDArray[np.float64]
+
+MIN_SLICES = 8
+WARN_APART_MM = 1.0
+FAIL_APART_MM = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +33,8 @@ class Alignment:
         (4, 4), RAS mm, rigid.
     engine, version : str
         What estimated it: ``flirt``, ``simpleitk`` or ``none``, and its version.
-    quality : Quality
-        Of the result.
+    quality : Quality or None
+        Of the result; None where nothing was registered.
     moved : bool
         False where the image already lay on the FLAIR's grid and is used as it is.
     problem : str
@@ -44,7 +48,7 @@ class Alignment:
     flair_from_moving: Float
     engine: str
     version: str
-    quality: Quality
+    quality: Quality | None
     moved: bool = True
     problem: str = ""
     warnings: tuple[str, ...] = ()
@@ -57,8 +61,8 @@ class Alignment:
             "version": self.version,
             "moved": self.moved,
             "flair_from_moving": self.flair_from_moving.tolist(),
-            "similarity": round(self.quality.similarity, 4),
-            "residual_mm": round(self.quality.residual_mm, 3),
+            "sharpness": None if self.quality is None else round(self.quality.sharpness, 4),
+            "residual_mm": None if self.quality is None else round(self.quality.residual_mm, 3),
             "problem": self.problem or None,
             "seconds": round(self.seconds, 2),
         }
@@ -113,21 +117,14 @@ def align_exam(
     """
     images, alignments = {}, {}
     for name, volume in others.items():
-        alignment = register(volume, flair, engine)
+        alignment, image = _register(volume, flair, engine)
         if alignment.problem:
             if not force:
                 raise RegistrationError(f"{volume.name}: {alignment.problem}")
             warning = f"{volume.name}: {alignment.problem}; used all the same"
             alignment = replace(alignment, warnings=(*alignment.warnings, warning))
-        images[name], alignments[name] = _onto(flair, volume, alignment), alignment
+        images[name], alignments[name] = image, alignment
     return AlignedExam({**images, "FLAIR": flair}, alignments)
-
-
-def _onto(flair: Volume, moving: Volume, alignment: Alignment) -> Volume:
-    data = moving.data
-    if alignment.moved:
-        data = resample(data, moving.grid, flair.grid, alignment.flair_from_moving)
-    return replace(moving, data=data, grid=flair.grid, header=flair.header)
 
 
 def choose_engine(engine: Engine) -> tuple[str, str]:
@@ -150,6 +147,9 @@ def choose_engine(engine: Engine) -> tuple[str, str]:
 def register(moving: Volume, flair: Volume, engine: Engine = "auto") -> Alignment:
     """Find the rigid transform of one image onto the FLAIR, and judge it.
 
+    An image that lies on the FLAIR's grid and passes the judgement there is left alone. FLIRT's
+    answer is checked against SimpleITK's: a warning above 1 mm apart, a problem above 3 mm.
+
     Parameters
     ----------
     moving, flair : Volume
@@ -160,23 +160,79 @@ def register(moving: Volume, flair: Volume, engine: Engine = "auto") -> Alignmen
     Returns
     -------
     Alignment
-        With ``moved`` False where both lie on one grid and are aligned as they are.
+        With ``problem`` set where it is not good enough; nothing is raised for that.
 
     Raises
     ------
     InputError
-        If the engine is unknown or absent, or an image has too few slices.
+        If the engine is unknown or absent, or an image has fewer than 8 slices.
     RegistrationError
         If FLIRT failed.
     """
+    return _register(moving, flair, engine)[0]
+
+
+def _register(moving: Volume, flair: Volume, engine: Engine) -> tuple[Alignment, Volume]:
+    """Return how the image comes onto the FLAIR's grid, and the image there."""
     started = time.perf_counter()
     name, version = choose_engine(engine)
-    one_grid = moving.grid.matches(flair.grid)
-    if name == "none" or one_grid:
-        return Alignment(np.eye(4), name, version, Quality(1.0, 0.0), moved=not one_grid)
-    if name == "flirt":
-        pose = flirt.estimate(moving, flair)
-    else:
-        pose = simpleitk.estimate(simpleitk.prepare(moving), simpleitk.prepare(flair))
-    seconds = time.perf_counter() - started
-    return Alignment(pose, name, version, Quality(1.0, 0.0), seconds=seconds)
+    on_one_grid = moving.grid.matches(flair.grid)
+    as_is = Alignment(np.eye(4), name, version, None, moved=not on_one_grid)
+    if name == "none":
+        return as_is, _place(moving, flair, as_is)
+    for volume in (moving, flair):
+        _check_slices(volume)
+    if on_one_grid:
+        as_is = _judged(as_is, moving, flair)
+    if not on_one_grid or as_is.problem:
+        found = _estimate(moving, flair, name, version)
+        image = _place(moving, flair, found)
+        found = _judged(found, image, flair)
+        if not on_one_grid or _sharpness(found) > _sharpness(as_is):
+            return replace(found, seconds=time.perf_counter() - started), image
+    return replace(as_is, seconds=time.perf_counter() - started), _place(moving, flair, as_is)
+
+
+def _judged(alignment: Alignment, image: Volume, flair: Volume) -> Alignment:
+    quality = judge(image, flair)
+    return replace(alignment, quality=quality, problem=alignment.problem or quality.problem())
+
+
+def _sharpness(alignment: Alignment) -> float:
+    return alignment.quality.sharpness if alignment.quality else 0.0
+
+
+def _estimate(moving: Volume, flair: Volume, name: str, version: str) -> Alignment:
+    """Return an alignment not yet judged on the images, FLIRT's checked against SimpleITK's."""
+    pose = simpleitk.estimate(simpleitk.prepare(moving), simpleitk.prepare(flair))
+    if name == "simpleitk":
+        return Alignment(pose, name, version, None)
+    found, apart = pose, np.inf
+    for use_headers in (True, False):  # a wrong header misleads the first attempt
+        try:
+            found = flirt.estimate(moving, flair, use_headers)
+        except RegistrationError as error:
+            raise RegistrationError(f"{moving.name}: {error}") from None
+        apart = apart_mm(found, pose, flair)
+        if apart <= FAIL_APART_MM:
+            break
+    said = f"FLIRT and SimpleITK place it {apart:.1f} mm apart"
+    problem = f"{said}; look at the images" if apart > FAIL_APART_MM else ""
+    notes = (f"{moving.name}: {said}; look at the registration",) if apart > WARN_APART_MM else ()
+    return Alignment(found, name, version, None, problem=problem, warnings=notes)
+
+
+def _place(moving: Volume, flair: Volume, alignment: Alignment) -> Volume:
+    """Return the image on the FLAIR's grid, resampled if it is to be moved."""
+    data = moving.data
+    if alignment.moved:
+        data = resample(data, moving.grid, flair.grid, alignment.flair_from_moving)
+    return replace(moving, data=data, grid=flair.grid, header=flair.header)
+
+
+def _check_slices(volume: Volume) -> None:
+    if min(volume.grid.shape) < MIN_SLICES:
+        raise InputError(
+            f"{volume.name}: only {min(volume.grid.shape)} slices; registration needs at least "
+            f"{MIN_SLICES}, so align it yourself and choose --registration none"
+        )

@@ -1,4 +1,4 @@
-"""How well a moving image lies on the FLAIR, and where that stops being good enough."""
+"""How well an image lies on the FLAIR, and where that stops being good enough."""
 
 from __future__ import annotations
 
@@ -8,45 +8,91 @@ import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
-from rsaseg.imaging import Volume, ras_grid
+from rsaseg.imaging import Volume
+from rsaseg.registration import simpleitk
 
 Float = NDArray[np.float64]
 
-MIN_SIMILARITY = 0.0
-MAX_RESIDUAL_MM = 1.0
+MIN_SHARPNESS = 0.1  # provisional
+MAX_RESIDUAL_MM = 2.0
+_SHIFT_MM = 8.0
+_CUBE_MM = 50.0
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How well two images are aligned.
+    """How well an image lies on the FLAIR's grid.
 
     Attributes
     ----------
-    similarity : float
-        Higher is better.
+    sharpness : float
+        Share of the mutual information with the FLAIR that is lost, on average, by shifting the
+        image 8 mm to either side along each axis. Near 0 where the pose could be any other.
     residual_mm : float
-        How far, on average over the head, a local refinement would still move the image.
+        How far, on average over the head, a descent from here would still move the image.
     """
 
-    similarity: float
+    sharpness: float
     residual_mm: float
 
     @property
     def good(self) -> bool:
         """Whether the alignment is good enough to segment on."""
-        return self.similarity >= MIN_SIMILARITY and self.residual_mm <= MAX_RESIDUAL_MM
+        return self.sharpness >= MIN_SHARPNESS and self.residual_mm <= MAX_RESIDUAL_MM
+
+    def problem(self) -> str:
+        """Return what is wrong, on one line; empty where nothing is."""
+        if self.sharpness < MIN_SHARPNESS:
+            return (
+                f"does not match the FLAIR (sharpness {self.sharpness:.2f}, needs "
+                f"{MIN_SHARPNESS}); check that both show the same patient's head"
+            )
+        if self.residual_mm > MAX_RESIDUAL_MM:
+            return (
+                f"is not aligned with the FLAIR (off by about {self.residual_mm:.1f} mm, "
+                f"allowed {MAX_RESIDUAL_MM}); look at the images, or align them yourself"
+            )
+        return ""
 
 
-def head_points_mm(volume: Volume) -> Float:
-    """Return points, RAS mm, spread over a box of 140 mm about the image's centre of mass."""
-    grid = ras_grid(volume.grid, (8.0, 8.0, 8.0))
-    centre_mm = apply_affine(grid.affine, (np.array(grid.shape) - 1) / 2)
-    steps = np.linspace(-70, 70, 8)
-    points: Float = centre_mm + np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 3)
-    return points
+def judge(image: Volume, flair: Volume) -> Quality:
+    """Judge how well an image lies on the FLAIR as both are.
+
+    The same voxels give the same answer, so an image that passed once is found aligned when its
+    file is read again.
+
+    Parameters
+    ----------
+    image, flair : Volume
+        On one grid, or where their headers place them.
+    """
+    if image.data.min() == image.data.max():  # none of it lies over the FLAIR
+        return Quality(0.0, 0.0)
+    moving, fixed = simpleitk.prepare(image), simpleitk.prepare(flair)
+    residual = simpleitk.refine(moving, fixed, np.eye(4))
+    return Quality(sharpness(moving, fixed, np.eye(4)), apart_mm(residual, np.eye(4), flair))
 
 
-def mean_distance_mm(one: Float, other: Float, points_mm: Float) -> float:
-    """Return how far apart, on average, two transforms carry points (n, 3)."""
-    apart = apply_affine(one, points_mm) - apply_affine(other, points_mm)
-    return float(np.linalg.norm(apart, axis=1).mean())
+def sharpness(moving: simpleitk.Side, fixed: simpleitk.Side, fixed_from_moving: Float) -> float:
+    """Return the sharpness (see `Quality`) of a pose, 0 where the images hardly overlap."""
+    here = simpleitk.mutual_information(moving, fixed, fixed_from_moving)
+    shifted = []
+    for axis in range(3):
+        for shift_mm in (-_SHIFT_MM, _SHIFT_MM):
+            pose = fixed_from_moving.copy()
+            pose[axis, 3] += shift_mm
+            shifted.append(simpleitk.mutual_information(moving, fixed, pose))
+    return 1 - float(np.mean(shifted)) / here if here > 0 else 0.0
+
+
+def apart_mm(one: Float, other: Float, flair: Volume) -> float:
+    """Return how far apart two transforms bring a head, on average.
+
+    Taken at the corners of a cube of 100 mm about the middle of the FLAIR's field of view.
+    """
+    middle = apply_affine(flair.grid.affine, (np.array(flair.grid.shape) - 1) / 2)
+    corners = middle + (np.array(list(np.ndindex(2, 2, 2))) * 2 - 1) * _CUBE_MM
+    difference = apply_affine(np.linalg.inv(one), corners) - apply_affine(
+        np.linalg.inv(other), corners
+    )
+    return float(np.linalg.norm(difference, axis=1).mean())

@@ -19,11 +19,10 @@ Float = NDArray[np.float64]
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SEED = 20160617
 _START_ANGLES_DEG = (-60, -30, 0, 30, 60)
-_START_SPACING_MM = 8.0
-_COARSE_SPACING_MM = 4.0
-_STARTS_REFINED = 6
+_STARTS_KEPT = 6
 _BINS = 32
 _SAMPLING = 0.05  # of the voxels, at the fine levels
+_REFINE_SAMPLES = 60_000
 _FINE_LEVELS = ((4, 3.0), (2, 1.5), (1, 0.0))  # shrink factor, smoothing mm
 
 
@@ -70,13 +69,14 @@ class Side:
 
     Attributes
     ----------
-    full, coarse, start : SimpleITK.Image
-        Clamped intensities, at the image's own spacing, 4 mm and 8 mm.
+    full, middle, coarse, start : SimpleITK.Image
+        Clamped intensities: at the image's own spacing, 2 mm, 4 mm and 8 mm.
     moments_mm, centre_mm : ndarray
         Centre of mass and middle of the field of view, LPS mm.
     """
 
     full: Any
+    middle: Any
     coarse: Any
     start: Any
     moments_mm: Float
@@ -90,24 +90,29 @@ def prepare(volume: Volume) -> Side:
     data = np.clip(volume.data, low, high)
     lps = LPS_FROM_RAS @ grid.affine
     mass = data - low
-    others = ((1, 2), (0, 2), (0, 1))
-    moments_vox = [
-        np.average(np.arange(n), weights=mass.sum(axis=axes, dtype=np.float64))
-        for n, axes in zip(grid.shape, others, strict=True)
-    ]
-    centre_vox = (np.array(grid.shape) - 1) / 2
+    centre_vox = moments_vox = (np.array(grid.shape) - 1) / 2
+    if mass.any():
+        others = ((1, 2), (0, 2), (0, 1))
+        moments_vox = np.array(
+            [
+                np.average(np.arange(n), weights=mass.sum(axis=axes, dtype=np.float64))
+                for n, axes in zip(grid.shape, others, strict=True)
+            ]
+        )
     return Side(
         itk_image(data, grid),
-        _coarse(data, grid, _COARSE_SPACING_MM),
-        _coarse(data, grid, _START_SPACING_MM),
+        _cubes(data, grid, 2.0),
+        _cubes(data, grid, 4.0),
+        _cubes(data, grid, 8.0),
         apply_affine(lps, moments_vox),
         apply_affine(lps, centre_vox),
     )
 
 
-def _coarse(data: NDArray[Any], grid: Grid, spacing_mm: float) -> Any:
-    coarse = ras_grid(grid, (spacing_mm, spacing_mm, spacing_mm))
-    return itk_image(resample(data, grid, coarse), coarse)
+def _cubes(data: NDArray[Any], grid: Grid, spacing_mm: float) -> Any:
+    """Return the image on cubic voxels."""
+    cubes = ras_grid(grid, (spacing_mm, spacing_mm, spacing_mm))
+    return itk_image(resample(data, grid, cubes), cubes)
 
 
 def euler_from_ras(fixed_from_moving: Float, centre_mm: Float) -> Any:
@@ -166,6 +171,18 @@ def _starts(fixed: Side, moving: Side) -> list[Any]:
     return [header, *(starts[i] for i in order if i != 0)]
 
 
+def mutual_information(moving: Side, fixed: Side, fixed_from_moving: Float) -> float:
+    """Return Mattes mutual information at a pose, inside the fixed head; 0 without overlap."""
+    metric = _metric()
+    head = sitk.BinaryDilate(sitk.OtsuThreshold(fixed.coarse, 0, 1), (1, 1, 1))
+    metric.SetMetricFixedMask(head)
+    metric.SetInitialTransform(euler_from_ras(fixed_from_moving, fixed.moments_mm))
+    try:
+        return -float(metric.MetricEvaluate(fixed.coarse, moving.coarse))
+    except RuntimeError:
+        return 0.0
+
+
 def _descend(
     fixed: Any,
     moving: Any,
@@ -211,18 +228,26 @@ def estimate(moving: Side, fixed: Side) -> Float:
 
     Notes
     -----
-    Mattes mutual information (doi:10.1109/TMI.2003.809072): 251 poses judged at 8 mm, the best
-    few descended at 4 mm, the best of those refined down to the image's own spacing.
+    Mattes mutual information (doi:10.1109/TMI.2003.809072): 251 poses judged at 8 mm, the header's
+    and the six best descended there, the two best of those at 4 mm, and the better one refined
+    down to the image's own spacing.
     """
-    starts = _starts(fixed, moving)[: 1 + _STARTS_REFINED]
-    coarse = [_descend(fixed.coarse, moving.coarse, s, ((1, 0.0),), 60) for s in starts]
-    best, _ = min(coarse, key=lambda pose_and_metric: pose_and_metric[1])
-    pose, _ = _descend(fixed.full, moving.full, best, _FINE_LEVELS, 200, _SAMPLING)
+    starts = _starts(fixed, moving)[: 1 + _STARTS_KEPT]
+    at_8_mm = [_descend(fixed.start, moving.start, s, ((1, 0.0),), 60) for s in starts]
+    best = sorted(at_8_mm, key=_by_metric)[:2]
+    at_4_mm = [_descend(fixed.coarse, moving.coarse, s, ((1, 0.0),), 60) for s, _ in best]
+    start, _ = min(at_4_mm, key=_by_metric)
+    pose, _ = _descend(fixed.full, moving.full, start, _FINE_LEVELS, 200, _SAMPLING)
     return ras_from_euler(pose)
 
 
+def _by_metric(pose_and_metric: tuple[Any, float]) -> float:
+    return pose_and_metric[1]
+
+
 def refine(moving: Side, fixed: Side, fixed_from_moving: Float) -> Float:
-    """Return the nearest better pose: the descent of `estimate` from ``fixed_from_moving`` on."""
+    """Return the best pose near ``fixed_from_moving``, from a short descent at 2 mm."""
     start = euler_from_ras(fixed_from_moving, fixed.moments_mm)
-    pose, _ = _descend(fixed.full, moving.full, start, _FINE_LEVELS[1:], 200, _SAMPLING)
+    sampling = min(1.0, _REFINE_SAMPLES / fixed.middle.GetNumberOfPixels())
+    pose, _ = _descend(fixed.middle, moving.middle, start, ((1, 0.0),), 60, sampling)
     return ras_from_euler(pose)

@@ -1,0 +1,289 @@
+"""Bring raw exams onto one grid each: `preprocess` for one, `preprocess_folder` for many."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsaseg import __version__
+from rsaseg.errors import GeometryError, InputError, RsasegError
+from rsaseg.imaging import Grid, Volume, read_mask, read_volume, write_atomic, write_nifti
+from rsaseg.preprocessing import SEQUENCES
+from rsaseg.preprocessing.bias import correct_bias
+from rsaseg.registration import AlignedExam, Alignment, Engine, align_exam
+from rsaseg.registration.flirt import fsl_from_ras
+from rsaseg.registration.simpleitk import tfm_text
+from rsaseg.report.registration_picture import registration_picture
+from rsaseg.training.cases import find_files
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, the steps of it done, and how many there are."""
+
+RECORD = "preprocess.json"
+PICTURE = "registration.png"
+_MASKS = ("lesion", "brain")
+_WRITTEN = (
+    *(f"{name}.nii.gz" for name in (*SEQUENCES, *_MASKS)),
+    *(f"{name}_to_FLAIR.{kind}" for name in ("T1", "T2") for kind in ("txt", "mat", "tfm")),
+    PICTURE,
+    RECORD,
+)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user may choose.
+
+    Attributes
+    ----------
+    registration : str
+        auto, flirt, simpleitk or none; see `rsaseg.registration.align_exam`.
+    n4 : bool
+        Correct the bias field of every sequence after alignment.
+    force : bool
+        Go on, with a warning, where a registration failed.
+    """
+
+    registration: Engine = "auto"
+    n4: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of one exam of a folder: ``message`` says why where it is ``"failed"``."""
+
+    name: str
+    status: Literal["done", "skipped", "failed"]
+    message: str = ""
+    exam: AlignedExam | None = None
+
+
+def preprocess(
+    flair: Path,
+    folder: Path,
+    t1: Path | None = None,
+    t2: Path | None = None,
+    choices: Choices = Choices(),
+) -> AlignedExam:
+    """Align one exam and write it, its transforms, a record and a picture into a folder.
+
+    Written are ``T1``, ``T2`` and ``FLAIR`` as float32 ``.nii.gz`` on the FLAIR's grid (each
+    resampled once, the FLAIR as it was); ``T1_to_FLAIR`` and ``T2_to_FLAIR`` as ``.txt`` (4x4, RAS
+    mm), ``.mat`` (FSL) and ``.tfm`` (ITK); ``registration.png``; ``preprocess.json``. All appear
+    together at the end, or none does.
+
+    Parameters
+    ----------
+    flair, t1, t2 : Path
+        NIfTI files, each on any grid; T1 and T2 may be missing.
+    folder : Path
+        Made if it is missing.
+    choices : Choices
+        Engine, N4, force.
+
+    Raises
+    ------
+    InputError
+        If a file or the folder cannot be used, or an output would replace an input.
+    RegistrationError
+        If an image cannot be aligned well enough; see `rsaseg.registration.align_exam`.
+    """
+    files = {"T1": t1, "T2": t2, "FLAIR": flair}
+    return _preprocess({name: path for name, path in files.items() if path}, folder, choices)
+
+
+def preprocess_folder(
+    data: Path,
+    folder: Path,
+    choices: Choices = Choices(),
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """Preprocess every exam under ``data``, a folder each, into a folder of its name each.
+
+    A broken exam does not stop the others. An exam whose record stands in its output folder, made
+    from the same files with the same choices, is skipped. ``lesion`` and ``brain`` masks, which lie
+    on the FLAIR's grid, are copied along for training.
+
+    Returns
+    -------
+    list of Outcome
+        By name; the caller decides what a failed one means.
+
+    Raises
+    ------
+    InputError
+        If ``data`` is no folder or holds no exam.
+    """
+    if not data.is_dir():
+        raise InputError(f"{data}: no such folder; give a folder with one folder per exam")
+    places = sorted(place for place in data.iterdir() if place.is_dir() and _holds_exam(place))
+    if not places:
+        raise InputError(f"{data}: no exams found; put T1, T2 and FLAIR in a folder each")
+    outcomes = []
+    for done, place in enumerate(places):
+        if progress:
+            progress("exams", done, len(places))
+        outcomes.append(_one_of_many(place, folder / place.name, choices))
+    if progress:
+        progress("exams", len(places), len(places))
+    return outcomes
+
+
+def _holds_exam(place: Path) -> bool:
+    images = ("t1.nii", "t2.nii", "flair.nii")
+    return any(path.name.lower().startswith(images) for path in place.iterdir())
+
+
+def _one_of_many(place: Path, folder: Path, choices: Choices) -> Outcome:
+    try:
+        found = find_files(place)
+        if "flair" not in found:
+            raise InputError(f"{place}: has no FLAIR NIfTI file; add it or move the exam")
+        names = {"t1": "T1", "t2": "T2", "flair": "FLAIR"}
+        files = {names.get(name, name): path for name, path in found.items()}
+        if _is_done(files, folder, choices):
+            return Outcome(place.name, "skipped")
+        return Outcome(place.name, "done", exam=_preprocess(files, folder, choices))
+    except RsasegError as error:
+        return Outcome(place.name, "failed", str(error))
+
+
+def _is_done(files: dict[str, Path], folder: Path, choices: Choices) -> bool:
+    """Whether the folder's record is of these files, these choices and this version."""
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        made_of = {name: _sha256(path) for name, path in files.items()}
+        intact = all(_sha256(folder / name) == sha for name, sha in record["output_sha256"].items())
+        return bool(
+            intact
+            and record["input_sha256"] == made_of
+            and record["choices"] == asdict(choices)
+            and record["GeneratedBy"][0]["Version"] == __version__
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _preprocess(files: dict[str, Path], folder: Path, choices: Choices) -> AlignedExam:
+    started = time.perf_counter()
+    _check_outputs(folder, files)
+    raw = {name: read_volume(files[name]) for name in SEQUENCES if name in files}
+    others = {name: volume for name, volume in raw.items() if name != "FLAIR"}
+    exam = align_exam(raw["FLAIR"], others, choices.registration, choices.force)
+    with _all_or_nothing(folder) as place:
+        for name, volume in exam.images.items():
+            corrected = correct_bias(volume) if choices.n4 else volume
+            write_nifti(place / f"{name}.nii.gz", corrected.data, volume.header)
+        for name, alignment in exam.alignments.items():
+            _write_transforms(place, name, alignment, raw[name].grid, raw["FLAIR"].grid)
+        for name in set(files) & set(_MASKS):
+            mask = _read_mask(files[name], raw["FLAIR"])
+            write_nifti(place / f"{name}.nii.gz", mask, raw["FLAIR"].header)
+        _write_picture(place / PICTURE, exam)
+        record = {
+            "Description": "T1, T2 and FLAIR on the FLAIR's grid. For research use only.",
+            "GeneratedBy": [{"Name": "rsaseg", "Version": __version__}],
+            "choices": asdict(choices),
+            "registration": {name: one.as_json() for name, one in exam.alignments.items()},
+            "warnings": [_without_folders(text, files) for text in _warnings(exam, raw)],
+            "input_sha256": {name: _sha256(path) for name, path in files.items()},
+            "output_sha256": {path.name: _sha256(path) for path in sorted(place.iterdir())},
+            "seconds": round(time.perf_counter() - started, 2),
+        }
+        write_atomic(place / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+    return exam
+
+
+def _read_mask(path: Path, flair: Volume) -> NDArray[np.uint8]:
+    """Return a mask's voxels, which must lie on the FLAIR's grid."""
+    mask, grid = read_mask(path)
+    if not grid.matches(flair.grid):
+        raise GeometryError(
+            f"{path}: is on {grid.describe()}, the FLAIR on {flair.grid.describe()}; "
+            "draw it on the FLAIR"
+        )
+    return mask.astype(np.uint8)
+
+
+def _check_outputs(folder: Path, files: dict[str, Path]) -> None:
+    """Refuse a folder that is a file, or where an output would replace an input."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give a folder")
+    for written in (folder / name for name in _WRITTEN):
+        if any(written.exists() and p.exists() and written.samefile(p) for p in files.values()):
+            raise InputError(f"{written}: is an input; choose another output folder")
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder whose files move to ``folder`` if nothing goes wrong.
+
+    What an earlier run wrote there and this one did not is removed: it belongs to other inputs.
+    """
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=folder, prefix=".rsaseg-")
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from None
+    try:
+        with temporary as name:
+            yield Path(name)
+            for old in _WRITTEN:
+                if not (Path(name) / old).exists():
+                    (folder / old).unlink(missing_ok=True)
+            # the record last: it says that the others are complete
+            for path in sorted(Path(name).iterdir(), key=lambda path: path.name == RECORD):
+                path.replace(folder / path.name)
+    except BaseException:
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+        raise
+
+
+def _write_transforms(
+    place: Path, name: str, alignment: Alignment, moving: Grid, flair: Grid
+) -> None:
+    """Write the transform in RAS mm, for FSL and for ITK."""
+    pose = alignment.flair_from_moving
+    matrices = {"txt": pose, "mat": fsl_from_ras(pose, moving, flair)}
+    for kind, matrix in matrices.items():
+        text = "".join("  ".join(f"{x:.12g}" for x in row) + "\n" for row in matrix)
+        write_atomic(place / f"{name}_to_FLAIR.{kind}", text.encode())
+    write_atomic(place / f"{name}_to_FLAIR.tfm", tfm_text(pose).encode())
+
+
+def _write_picture(path: Path, exam: AlignedExam) -> None:
+    others = {name: exam.images[name] for name in exam.alignments}
+    if others:
+        good = {name: not one.problem for name, one in exam.alignments.items()}
+        write_atomic(path, registration_picture(exam.images["FLAIR"], others, good))
+
+
+def _warnings(exam: AlignedExam, raw: dict[str, Volume]) -> list[str]:
+    return [*(text for volume in raw.values() for text in volume.warnings), *exam.warnings]
+
+
+def _without_folders(text: str, files: dict[str, Path]) -> str:
+    """Cut folders from a message: they may hold a patient's name."""
+    for path in files.values():
+        text = text.replace(str(path), path.name)
+    return text
