@@ -59,25 +59,39 @@ def predict(
     min_lesion_mm3: Annotated[float | None, typer.Option(help="Smallest lesion kept.")] = None,
     registration: Registration = "auto",
     force: Force = False,
+    report: Annotated[Path | None, typer.Option(help="Page to write, .html.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Map of numbered lesions to write, .nii or .nii.gz.")
+    ] = None,
+    probability: Annotated[
+        Path | None, typer.Option(help="Lesion probability to write, .nii or .nii.gz.")
+    ] = None,
+    uncertainty: Annotated[
+        Path | None,
+        typer.Option(help="How far the mirrored exam's answer differs, to write; doubles time."),
+    ] = None,
 ) -> None:
-    """Segment one exam and write its lesion mask, with a JSON file beside it."""
+    """Segment one exam and write its lesion mask, with a lesion table and a record beside it."""
     from rsaseg.networks.weights import DEFAULT_WEIGHTS
-    from rsaseg.predict import Settings
+    from rsaseg.predict import Extras, Settings
     from rsaseg.predict import predict as run
 
     settings = Settings(
         weights or DEFAULT_WEIGHTS, device, threshold, min_lesion_mm3, registration, force
     )
     with show_progress() as progress:
-        result = run(flair, mask, t1, t2, settings, progress)
+        extras = Extras(labels, probability, uncertainty, report)
+        result = run(flair, mask, t1, t2, settings, progress, extras)
     for warning in result.warnings:
         messages.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     record = result.record
     engines = {a["engine"] for a in record["registration"].values() if a["moved"]}
     aligned = f", aligned by {' and '.join(sorted(engines))}" if engines else ""
     without = ", without " + " and ".join(record["missing_sequences"])
+    (low, high), (strict, lax) = result.volume_interval_ml, record["interval_thresholds"]
     output.print(
-        f"{mask}: {result.lesion_count} lesions, {result.volume_ml:.2f} ml"
+        f"{mask}: {result.lesion_count} lesions, {result.volume_ml:.2f} ml "
+        f"({low:.2f} to {high:.2f} ml at thresholds {strict:g} to {lax:g})"
         f"{without if record['missing_sequences'] else ''}{aligned}; "
         f"{record['seconds']['total']:.1f} s on {record['device']}. Research use only.",
         highlight=False,

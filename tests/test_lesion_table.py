@@ -99,6 +99,8 @@ def test_table_and_dictionary_on_disk(tmp_path: Path) -> None:
         "1",
         "n/a",
         "n/a",
+        "n/a",
+        "no",
     ]
     dictionary = json.loads((tmp_path / "mask_lesions.json").read_text())
     assert dictionary.keys() == LESION_COLUMNS.keys()

@@ -21,7 +21,10 @@ from rsaseg.report.tsv import tsv
 
 _CORNERS = np.array(list(np.ndindex(2, 2, 2)))  # half a voxel off, which changes no distance
 
-LESION_COLUMNS = {
+REVIEW_BELOW = 0.8
+"""Lesions of a lower confidence are marked for review."""
+
+LESION_COLUMNS: dict[str, dict[str, Any]] = {
     "label": {"Description": "Number of the lesion in the label map, 1 is the largest"},
     "volume_ml": {"Description": "Volume of its voxels", "Units": "mL"},
     "diameter_mm": {
@@ -39,6 +42,18 @@ LESION_COLUMNS = {
     "n_slices": {"Description": "Slices from the first to the last, both included"},
     "mean_probability": {"Description": "Mean lesion probability of its voxels, 0 to 1"},
     "max_probability": {"Description": "Greatest lesion probability of its voxels, 0 to 1"},
+    "confidence": {
+        "Description": "Greatest lesion probability of its voxels, the mean of the exam's and of "
+        "its mirror image's where that was segmented too: how likely there is a lesion, 0 to 1, "
+        "not calibrated"
+    },
+    "review": {
+        "Description": "Whether a person should look twice: the confidence is low",
+        "Levels": {
+            "yes": f"confidence under {REVIEW_BELOW}",
+            "no": f"confidence of {REVIEW_BELOW} or more",
+        },
+    },
 }
 
 
@@ -60,6 +75,16 @@ class Lesion:
     n_slices: int
     mean_probability: float = math.nan
     max_probability: float = math.nan
+    confidence: float = math.nan
+
+    @property
+    def review(self) -> bool:
+        """Whether a person should look twice: the confidence is low."""
+        return self.confidence < REVIEW_BELOW
+
+    def row(self) -> dict[str, Any]:
+        """Return the value of every column of ``LESION_COLUMNS``."""
+        return asdict(self) | {"review": "yes" if self.review else "no"}
 
 
 def slice_axis(grid: Grid) -> int:
@@ -97,6 +122,7 @@ def describe_lesions(
     labels: NDArray[np.integer[Any]],
     grid: Grid,
     probability: NDArray[np.floating[Any]] | None = None,
+    mirrored: NDArray[np.floating[Any]] | None = None,
 ) -> list[Lesion]:
     """Measure every lesion of a label map.
 
@@ -108,6 +134,8 @@ def describe_lesions(
         Of ``labels``.
     probability : ndarray, optional
         (X, Y, Z) lesion probability on ``grid``.
+    mirrored : ndarray, optional
+        (X, Y, Z) probability from the exam's mirror image, mirrored back onto ``grid``.
 
     Returns
     -------
@@ -125,6 +153,7 @@ def describe_lesions(
         r_mm, a_mm, s_mm = (float(mm) for mm in apply_affine(grid.affine, centroid_vox))
         i_vox, j_vox, k_vox = (float(vox) for vox in centroid_vox)
         seen = np.array(math.nan) if probability is None else probability[box][inside]
+        both = seen if mirrored is None else (seen + mirrored[box][inside]) / 2
         lesions.append(
             Lesion(
                 label=label,
@@ -141,6 +170,7 @@ def describe_lesions(
                 n_slices=box[axis].stop - box[axis].start,
                 mean_probability=float(seen.mean(dtype=np.float64)),
                 max_probability=float(seen.max()),
+                confidence=float(both.max()),
             )
         )
     return lesions
@@ -148,7 +178,12 @@ def describe_lesions(
 
 def lesion_tsv(lesions: Sequence[Lesion]) -> bytes:
     """Return the lesion table as a TSV file's bytes."""
-    return tsv([asdict(lesion) for lesion in lesions], list(LESION_COLUMNS))
+    return tsv([lesion.row() for lesion in lesions], list(LESION_COLUMNS))
+
+
+def lesion_dictionary() -> bytes:
+    """Return what each column means, as a JSON file's bytes (a BIDS data dictionary)."""
+    return (json.dumps(LESION_COLUMNS, indent=2) + "\n").encode()
 
 
 def write_lesion_table(path: Path, lesions: Sequence[Lesion]) -> None:
@@ -159,6 +194,5 @@ def write_lesion_table(path: Path, lesions: Sequence[Lesion]) -> None:
     InputError
         If the folder is missing or cannot be written.
     """
-    dictionary = json.dumps(LESION_COLUMNS, indent=2) + "\n"
-    write_atomic(path.with_suffix(".json"), dictionary.encode())
+    write_atomic(path.with_suffix(".json"), lesion_dictionary())
     write_atomic(path, lesion_tsv(lesions))

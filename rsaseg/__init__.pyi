@@ -1,0 +1,7 @@
+from rsaseg.segmentation import Model as Model
+from rsaseg.segmentation import Segmentation as Segmentation
+from rsaseg.segmentation import Settings as Settings
+from rsaseg.segmentation import load_model as load_model
+from rsaseg.segmentation import segment as segment
+
+__version__: str

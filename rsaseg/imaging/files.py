@@ -1,0 +1,52 @@
+"""Writing several files so that all of them are there in the end, or none."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from rsaseg.errors import InputError
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write every file under a temporary name beside its path, then rename them all, in order.
+
+    Raises
+    ------
+    InputError
+        If one cannot be written; none of them is then.
+    """
+    staged: dict[Path, Path] = {}
+    path = Path()
+    try:
+        for path, content in files.items():
+            staged[path] = _stage(path, content)
+        for path, part in staged.items():
+            part.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); free some space or choose another name"
+        ) from None
+    finally:
+        for part in staged.values():
+            part.unlink(missing_ok=True)
+
+
+def _stage(path: Path, content: bytes) -> Path:
+    """Write ``content`` in full under a temporary name in the folder of ``path``."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o666 & ~umask)
+    except BaseException:
+        part.unlink()
+        raise
+    return part

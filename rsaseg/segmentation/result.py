@@ -1,0 +1,144 @@
+"""What was found in an exam: from a probability to lesions and their volume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from numpy.typing import NDArray
+
+from rsaseg.imaging import Grid, Volume
+from rsaseg.lesions import find_lesions
+from rsaseg.networks.weights import WeightsInfo
+from rsaseg.registration import Alignment
+from rsaseg.report.lesion_table import Lesion, describe_lesions
+from rsaseg.segmentation.settings import Settings
+
+THRESHOLD_RANGE = 0.15
+"""How far a sensible threshold may lie from the chosen one, to either side."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """What was found in an exam, on the FLAIR's grid.
+
+    Attributes
+    ----------
+    mask : ndarray
+        (X, Y, Z) uint8, 0 or 1.
+    probability : ndarray
+        (X, Y, Z) float32, 0 to 1.
+    labels : ndarray
+        (X, Y, Z) int32: 0, or the number of the lesion.
+    lesions : tuple of Lesion
+        What stands in the lesion table, by label.
+    volume_ml : float
+        Of all lesions.
+    volume_interval_ml : tuple of float
+        What ``volume_ml`` would be with the highest and the lowest sensible threshold, see
+        `threshold_range`.
+    grid : Grid
+        The FLAIR's.
+    header : Nifti1Header
+        Its geometry as the file stores it.
+    record : dict
+        Settings, versions, hashes and seconds, for the file beside the mask.
+    warnings : tuple of str
+        What the user should know.
+    uncertainty : ndarray or None
+        (X, Y, Z) float32, 0 to 1: how far the probability differs from that of the exam mirrored
+        left to right; None unless ``Settings.uncertainty`` is on.
+    images : dict
+        Sequence name to volume, all on the FLAIR's grid: what was segmented.
+    alignments : dict
+        Sequence name to how it came onto that grid, for all but the FLAIR.
+    """
+
+    mask: NDArray[np.uint8]
+    probability: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    lesions: tuple[Lesion, ...]
+    volume_ml: float
+    volume_interval_ml: tuple[float, float]
+    grid: Grid
+    header: Nifti1Header
+    record: dict[str, Any] = field(repr=False)
+    warnings: tuple[str, ...] = ()
+    uncertainty: NDArray[np.float32] | None = None
+    images: Mapping[str, Volume] = field(default_factory=dict, repr=False)
+    alignments: Mapping[str, Alignment] = field(default_factory=dict, repr=False)
+
+    @property
+    def lesion_count(self) -> int:
+        """How many lesions there are: the highest label."""
+        return len(self.lesions)
+
+
+def find(
+    exam: dict[str, Volume],
+    probability: NDArray[np.float32],
+    mirrored: NDArray[np.float32] | None,
+    info: WeightsInfo,
+    settings: Settings,
+) -> Segmentation:
+    """Cut the lesions out of the probability and measure them."""
+    flair = exam["FLAIR"]
+    threshold = info.threshold if settings.threshold is None else settings.threshold
+    smallest = info.min_lesion_mm3 if settings.min_lesion_mm3 is None else settings.min_lesion_mm3
+    labels, _ = find_lesions(probability > threshold, flair.grid, smallest)
+    lesions = tuple(describe_lesions(labels, flair.grid, probability, mirrored))
+    mask = (labels > 0).astype(np.uint8)
+    volume_ml = float(mask.sum() * flair.grid.voxel_mm3 / 1000)
+    lowest, highest = threshold_range(threshold)
+    interval_ml = (
+        volume_at(probability, flair.grid, highest, smallest),
+        volume_at(probability, flair.grid, lowest, smallest),
+    )
+    record = {
+        "lesion_count": len(lesions),
+        "lesion_volume_ml": round(volume_ml, 4),
+        "lesion_volume_interval_ml": [round(ml, 4) for ml in interval_ml],
+        "lesions_to_review": sum(lesion.review for lesion in lesions),
+        "threshold": threshold,
+        "interval_thresholds": [round(highest, 4), round(lowest, 4)],
+        "min_lesion_mm3": smallest,
+        "uncertainty": "mirrored" if settings.uncertainty else None,
+        "grid": {
+            "shape": flair.grid.shape,
+            "spacing_mm": [round(s, 6) for s in flair.grid.spacing_mm],
+            "affine": flair.grid.affine.tolist(),
+        },
+    }
+    return Segmentation(
+        mask=mask,
+        probability=probability,
+        labels=labels,
+        lesions=lesions,
+        volume_ml=volume_ml,
+        volume_interval_ml=interval_ml,
+        grid=flair.grid,
+        header=flair.header,
+        record=record,
+        uncertainty=None if mirrored is None else np.abs(probability - mirrored),
+        images=exam,
+    )
+
+
+def threshold_range(threshold: float) -> tuple[float, float]:
+    """Return the lowest and the highest sensible threshold about the chosen one.
+
+    They lie `THRESHOLD_RANGE` to either side, or half way to 0 or 1 where that is nearer.
+    """
+    lowest = max(threshold - THRESHOLD_RANGE, threshold / 2)
+    return lowest, min(threshold + THRESHOLD_RANGE, (1 + threshold) / 2)
+
+
+def volume_at(
+    probability: NDArray[np.float32], grid: Grid, threshold: float, min_lesion_mm3: float
+) -> float:
+    """Return the volume, in ml, of the lesions that a threshold gives."""
+    labels, _ = find_lesions(probability > threshold, grid, min_lesion_mm3)
+    return float(np.count_nonzero(labels) * grid.voxel_mm3 / 1000)

@@ -1,0 +1,81 @@
+"""What a user may choose, and the network that the choice names."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rsaseg.errors import InputError
+from rsaseg.networks.unet import RSANet
+from rsaseg.networks.weights import DEFAULT_WEIGHTS, WeightsInfo, find_weights, load_weights
+from rsaseg.registration import Engine
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may choose; the default of each ``None`` stands in the weights.
+
+    Attributes
+    ----------
+    weights : str
+        Name of shipped weights, or a file.
+    device : str
+        auto, cpu, cuda, cuda:1 or mps.
+    threshold : float, optional
+        Lesion where the probability is over this.
+    min_lesion_mm3 : float, optional
+        Smaller lesions are left out.
+    registration : str
+        auto, flirt, simpleitk or none; see `rsaseg.registration.align_exam`.
+    force : bool
+        Go on, with a warning, where a registration failed.
+    uncertainty : bool
+        Segment the exam's mirror image too, which takes the network twice as long, and say how
+        far both differ.
+    """
+
+    weights: str = DEFAULT_WEIGHTS
+    device: str = "auto"
+    threshold: float | None = None
+    min_lesion_mm3: float | None = None
+    registration: Engine = "auto"
+    force: bool = False
+    uncertainty: bool = False
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse numbers that make no sense, before any work.
+
+    Raises
+    ------
+    InputError
+        Naming the setting.
+    """
+    threshold, smallest = settings.threshold, settings.min_lesion_mm3
+    if threshold is not None and not 0 < threshold < 1:
+        raise InputError(f"threshold {threshold}: give a number between 0 and 1")
+    if smallest is not None and not 0 <= smallest < math.inf:
+        raise InputError(f"smallest lesion {smallest} mm3: give 0 or more")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network ready to use, with what belongs to it."""
+
+    network: RSANet
+    info: WeightsInfo
+    name: str
+    sha256: str
+
+
+def load_model(name: str) -> Model:
+    """Load weights by shipped name or file.
+
+    Raises
+    ------
+    WeightsError
+        If they are unknown or damaged.
+    """
+    path = find_weights(name)
+    network, info, sha256 = load_weights(path)
+    return Model(network, info, path.stem, sha256)
