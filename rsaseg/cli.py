@@ -10,7 +10,7 @@ import typer
 
 from rsaseg import __version__
 from rsaseg.console import messages, output, show_progress
-from rsaseg.errors import RsasegError
+from rsaseg.errors import InputError, RsasegError
 
 app = typer.Typer(
     help="Segment multiple-sclerosis lesions on T1, T2 and T2-FLAIR. For research use only.",
@@ -106,22 +106,66 @@ def train(
     folder: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for checkpoints, logs and weights.")
     ] = Path("rsaseg-training"),
+    model: Annotated[
+        Literal["unet", "ncl-010", "ncl-101", "ncl-111", "rsa-010", "rsa-101", "rsa-111"],
+        typer.Option(help="Network of the paper's Table 1."),
+    ] = "rsa-111",
+    recipe: Annotated[
+        Literal["default", "paper"], typer.Option(help="Width, loss, schedule and crops.")
+    ] = "default",
+    init: Annotated[
+        str, typer.Option(help="Fine-tune shipped weights, by name, or a .safetensors file.")
+    ] = "",
     folds: Annotated[int, typer.Option(help="Cross-validation folds by patient; 0: none.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each network.")] = 1100,
-    batch: Annotated[int, typer.Option(min=1, help="Crops in each step.")] = 2,
+    splits: Annotated[int, typer.Option(help="Random splits by patient; 0: none.")] = 0,
+    train_size: Annotated[int, typer.Option(help="Patients to learn from in a split.")] = 20,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps of each network.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Crops in each step.")] = None,
+    crop: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(help="Crop: axial, coronal, sagittal slices of the 1x1x3 mm grid."),
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest.")] = None,
     seed: Annotated[int, typer.Option(help="Fixes every random draw.")] = 1,
+    citation: Annotated[
+        list[str] | None, typer.Option(help="Data to cite, kept in the weights; repeatable.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Train on your own cases; the same command goes on where it was stopped."""
     from rsaseg.train import train as run
-    from rsaseg.training.loop import Recipe
+    from rsaseg.training.cases import DataSetError
+    from rsaseg.training.recipe import make_recipe
+    from rsaseg.training.splits import Validation
 
-    recipe = Recipe(steps=steps, batch=batch, seed=seed)
-    with show_progress() as progress:
-        result = run(data, folder, recipe, folds, device, progress=progress)
+    chosen = make_recipe(
+        recipe,
+        model,
+        steps=steps,
+        batch=batch,
+        crop_vox=crop,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    validation = Validation(folds, splits, train_size)
+    try:
+        with show_progress() as progress:
+            result = run(data, folder, chosen, validation, device, init, citation or (), progress)
+    except DataSetError as error:
+        for problem in error.problems:
+            messages.print(problem, highlight=False, markup=False, soft_wrap=True)
+        raise InputError(
+            f"{len(error.problems)} problems in the data, see above; mend them first"
+        ) from error
+    if result is None:  # one of several processes, not the one that reports
+        return
+    for note in result.notes:
+        messages.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     if result.choice:
         output.print(
-            f"out of fold, {len(result.overlaps)} cases: sample-average Dice "
+            f"left out of training, {len(result.overlaps)} masks: sample-average Dice "
             f"{result.sample_average_dice:.3f}, voxel-average Dice "
             f"{result.voxel_average_dice:.3f} at threshold {result.choice.threshold}",
             highlight=False,

@@ -1,36 +1,47 @@
-"""Train a network on the user's own cases, with cross-validation by patient."""
+"""Train a network on the user's own cases: check, leave out, learn, choose, write it all down."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from rsaseg.imaging import read_mask, write_atomic, write_nifti
-from rsaseg.inference.device import choose_device
-from rsaseg.inference.probability import predict_probability
+from rsaseg.errors import InputError
+from rsaseg.imaging import write_atomic, write_nifti
 from rsaseg.lesions import remove_small
-from rsaseg.metrics import Overlap, count_overlap, sample_average, voxel_average
-from rsaseg.networks.weights import WeightsInfo, save_weights
-from rsaseg.preprocessing import InputSpec, prepare, to_flair_grid
+from rsaseg.metrics import Overlap, sample_average, voxel_average
+from rsaseg.networks.weights import WeightsInfo, load_weights, save_weights
+from rsaseg.preprocessing import SEQUENCES
+from rsaseg.report.bland_altman import bland_altman_svg
+from rsaseg.report.evaluation import case_tsv, estimate_tsv, evaluation_json
+from rsaseg.report.tsv import tsv
+from rsaseg.scoring.agreement import bland_altman
+from rsaseg.scoring.cases import CaseScore, Rules, score_masks
+from rsaseg.scoring.summary import Evaluation, estimate_all, score_columns
+from rsaseg.training import ranks
+from rsaseg.training.card import CardFacts, Figure, model_card
 from rsaseg.training.cases import (
     CachedCase,
-    CaseFiles,
-    cache_case,
-    find_cases,
-    read_exam,
-    split_folds,
 )
-from rsaseg.training.loop import Recipe, fit
+from rsaseg.training.curves import curves_svg
+from rsaseg.training.log import read_log
+from rsaseg.training.loop import fit, make_folder
+from rsaseg.training.memory import check_memory
+from rsaseg.training.plan import Plan, Progress, make_plan, read_cases
+from rsaseg.training.recipe import Recipe
 from rsaseg.training.selection import Choice, OutOfFold, choose_threshold
+from rsaseg.training.splits import Split, Validation, write_splits
+from rsaseg.training.unseen import segment_unseen
 
-Progress = Callable[[str, int, int], None]
+CARD_METRICS = (
+    *("dice", "voxel_average_dice", "iou", "voxel_average_iou"),
+    *("lesion_f1", "lesion_tpr", "lesion_precision", "hd95_mm"),
+)
 
 
 @dataclass(frozen=True)
@@ -40,40 +51,50 @@ class TrainingResult:
     Attributes
     ----------
     weights : Path
-        The weights file.
+        The weights file; ``model-card.md`` and ``curves.svg`` lie beside it.
     choice : Choice or None
-        Threshold and smallest lesion from the out-of-fold masks; None without folds.
-    overlaps : dict
-        Case name to voxel counts of its out-of-fold mask.
+        Threshold and smallest lesion from the out-of-fold masks; None without any.
+    evaluations : dict
+        Evaluation of the masks of cases left out: one of all folds, or one a random split.
+    notes : tuple of str
+        What one should know of the data.
     """
 
     weights: Path
     choice: Choice | None
-    overlaps: dict[str, Overlap]
+    evaluations: dict[str, Evaluation]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def overlaps(self) -> list[Overlap]:
+        """Voxel counts of each mask of a case left out."""
+        return [case.overlap for one in self.evaluations.values() for case in one.cases]
 
     @property
     def sample_average_dice(self) -> float:
-        """Mean Dice over out-of-fold cases."""
-        return sample_average(self.overlaps.values())[0]
+        """Mean Dice over cases left out."""
+        return sample_average(self.overlaps)[0]
 
     @property
     def voxel_average_dice(self) -> float:
-        """Dice of all out-of-fold cases' voxels pooled."""
-        return voxel_average(self.overlaps.values())[0]
+        """Dice of all left-out cases' voxels pooled."""
+        return voxel_average(self.overlaps)[0]
 
 
 def train(
     data: Sequence[Path],
     output: Path,
     recipe: Recipe,
-    folds: int = 0,
+    validation: Validation | None = None,
     device: str = "auto",
+    init: str = "",
     citation: Sequence[str] = (),
     progress: Progress | None = None,
-) -> TrainingResult:
-    """Cross-validate, then train on all cases and write one weights file.
+) -> TrainingResult | None:
+    """Check the data, train with patients left out, then on all, and write one weights file.
 
     Each network's state is kept under ``output``; the same call goes on where it was stopped.
+    Under torchrun every process makes this call; process 0 alone writes.
 
     Parameters
     ----------
@@ -83,89 +104,186 @@ def train(
         Folder for checkpoints, logs, out-of-fold masks and ``weights.safetensors``.
     recipe : Recipe
         Network and schedule.
-    folds : int
-        Cross-validation folds by patient; 0 for none.
+    validation : Validation, optional
+        How patients are left out. Default: not at all.
     device : str
         auto, cpu, cuda, cuda:1 or mps.
+    init : str
+        Weights to start from, shipped ones by name or a file; empty for random ones.
     citation : sequence of str
         Training data to cite, kept in the weights.
     progress : callable, optional
         Called with a stage's name, the steps of it done, and how many there are.
 
+    Returns
+    -------
+    TrainingResult or None
+        None in all processes but process 0.
+
     Raises
     ------
     InputError
-        If cases or folders cannot be used.
+        If options, cases or folders cannot be used; before anything is written.
+    DeviceError
+        If the device cannot be used or has too little memory.
+    StoppedError
+        If a signal ended the training.
     """
-    report = progress or (lambda *_: None)
-    chosen = choose_device(device)
-    spec = InputSpec()
-    files = find_cases(data)
-    parts = split_folds(files, folds) if folds else []
-    output.mkdir(parents=True, exist_ok=True)
-    cached: dict[str, CachedCase] = {}
-    for i, case in enumerate(files):
-        cached[case.name] = cache_case(case, spec, output / "cache")
-        report("read cases", i + 1, len(files))
+    with ranks.joined(device) as chosen:
+        report = progress if progress and ranks.rank() == 0 else lambda *_: None
+        plan = make_plan(data, output, recipe, validation or Validation(), init, report)
+        if recipe.batch % ranks.count():
+            raise InputError(
+                f"a batch of {recipe.batch} cannot be dealt to {ranks.count()} processes; "
+                f"choose a --batch that can"
+            )
+        check_memory(recipe, recipe.batch // ranks.count(), chosen)
+        make_folder(output)
+        ranks.alone(partial(write_splits, output / "splits.json", plan.splits))
+        ranks.alone(partial(read_cases, plan))
+        cached = read_cases(plan)
+        unseen: dict[str, list[OutOfFold]] = {}
+        for split in plan.splits:
+            network = _run(plan, cached, split, chosen)
+            done = sum(map(len, unseen.values()))
+            segment = partial(_segment_split, plan, split, network, chosen, done)
+            unseen[split.name] = ranks.alone(segment) or []
+        final = _run(plan, cached, Split("final", tuple(cached), ()), chosen)
+        return ranks.alone(partial(_finish, plan, cached, unseen, final, init, citation))
 
-    def run(name: str, left_out: Sequence[CaseFiles]) -> nn.Module:
-        held = {case.name for case in left_out}
-        learn = [cached[case.name] for case in files if case.name not in held]
-        return fit(
-            recipe, learn, output / name, chosen, lambda done, total, _: report(name, done, total)
-        )
 
-    unseen: list[OutOfFold] = []
-    for i, part in enumerate(parts):
-        network = run(f"fold-{i}", part)
-        for case in part:
-            unseen.append(segment_unseen(case, network, spec, recipe, chosen))
-            report("out of fold", len(unseen), len(files))
-    choice = choose_threshold(unseen) if unseen else None
-    overlaps = write_out_of_fold(unseen, choice, output / "out-of-fold") if choice else {}
-    final = run("final", [])
+def _run(
+    plan: Plan, cached: Mapping[str, CachedCase], split: Split, device: torch.device
+) -> nn.Module:
+    """Train one network, or take up what is left to do."""
+    return fit(
+        plan.recipe,
+        [cached[name] for name in split.train],
+        plan.output / split.name,
+        device,
+        lambda done, total, _: plan.report(split.name, done, total),
+        plan.start,
+        [cached[name] for name in split.test],
+    )
+
+
+def _segment_split(
+    plan: Plan, split: Split, network: nn.Module, device: torch.device, done: int
+) -> list[OutOfFold]:
+    """Segment the cases left out of a split."""
+    files = {case.name: case for case in plan.files}
+    total = sum(len(one.test) for one in plan.splits)
+    unseen = []
+    for name in split.test:
+        kept = plan.output / split.name / f"{name}.npy"
+        unseen.append(segment_unseen(files[name], network, plan.spec, plan.recipe, device, kept))
+        plan.report("left out", done + len(unseen), total)
+    return unseen
+
+
+def _finish(
+    plan: Plan,
+    cached: Mapping[str, CachedCase],
+    unseen: Mapping[str, list[OutOfFold]],
+    final: nn.Module,
+    init: str,
+    citation: Sequence[str],
+) -> TrainingResult:
+    """Choose the threshold, evaluate, and write weights, model card and curves."""
+    output, recipe = plan.output, plan.recipe
+    everyone = [case for cases in unseen.values() for case in cases]
+    choice = choose_threshold(everyone) if everyone else None
+    evaluations = _evaluate(output / "out-of-fold", unseen, choice) if choice else {}
     info = WeightsInfo(
         network=recipe.network,
-        input=spec,
+        input=plan.spec,
         window_vox=recipe.crop_vox,
         threshold=choice.threshold if choice else 0.5,
         min_lesion_mm3=choice.min_lesion_mm3 if choice else 0.0,
         training_data=tuple(citation),
     )
-    save_weights(output / "weights.safetensors", final.state_dict(), info)
-    return TrainingResult(output / "weights.safetensors", choice, overlaps)
+    weights = output / "weights.safetensors"
+    save_weights(weights, final.state_dict(), info)
+    volumes = [
+        np.sum(case.lesions[0], dtype=np.float64) * np.prod(plan.spec.spacing_mm) / 1000
+        for case in cached.values()
+    ]
+    folds = f"{len(unseen)}-fold cross-validation by patient"
+    splits = f"{len(unseen)} random splits by patient, figures of the first"
+    facts = CardFacts(
+        sha256=load_weights(weights)[2],
+        start=Path(init).name,
+        n_cases=len(cached),
+        n_patients=len({case.patient for case in cached.values()}),
+        missing={n: sum(n not in c.sequences for c in plan.files) for n in SEQUENCES},
+        lesion_ml=(float(min(volumes)), float(np.median(volumes)), float(max(volumes))),
+        tested=folds if "folds" in evaluations else splits,
+        choice=choice,
+        figures=_figures(next(iter(evaluations.values()))) if evaluations else (),
+    )
+    names = [*(split.name for split in plan.splits), "final"]
+    logs = {name: read_log(output / name / "log.csv") for name in names}
+    write_atomic(output / "model-card.md", model_card(info, recipe, facts))
+    write_atomic(output / "curves.svg", curves_svg(logs))
+    return TrainingResult(weights, choice, evaluations, plan.notes)
 
 
-def segment_unseen(
-    files: CaseFiles, network: nn.Module, spec: InputSpec, recipe: Recipe, device: torch.device
-) -> OutOfFold:
-    """Return the lesion probability that a network gives for a case it has not learned from."""
-    exam = read_exam(files)
-    seen = prepare(exam, spec)
-    image = torch.from_numpy(seen.image)
-    prediction = predict_probability(network, image, recipe.crop_vox, device)
-    flair = exam["FLAIR"]
-    probability = to_flair_grid(prediction.probability.numpy(), seen.grid, flair.grid)
-    truth, _ = read_mask(files.lesion)
-    return OutOfFold(files.name, files.patient, probability.astype(np.float16), truth, flair)
+def _figures(evaluation: Evaluation) -> list[Figure]:
+    chosen = [evaluation.estimate(metric) for metric in CARD_METRICS]
+    return [Figure(e.metric, e.value, e.low, e.high) for e in chosen]
 
 
-def write_out_of_fold(
-    cases: Sequence[OutOfFold], choice: Choice, folder: Path
-) -> dict[str, Overlap]:
-    """Write each case's out-of-fold mask, and a table of their Dice; return the voxel counts."""
-    folder.mkdir(exist_ok=True)
-    overlaps: dict[str, Overlap] = {}
-    table = io.StringIO()
-    writer = csv.writer(table, delimiter="\t", lineterminator="\n")
-    writer.writerow(["case", "dice", "iou", "true_ml", "predicted_ml"])
+def _evaluate(
+    folder: Path, unseen: Mapping[str, Sequence[OutOfFold]], choice: Choice
+) -> dict[str, Evaluation]:
+    """Write masks and evaluation of the cases left out: all folds' together, or each split's.
+
+    The masks of random splits are cut at probability 1/2, as the paper's: a case may be in
+    several, and their thresholds are not the network's.
+    """
+    if all(name.startswith("fold-") for name in unseen):
+        together = [case for cases in unseen.values() for case in cases]
+        return {"folds": write_out_of_fold(together, choice, folder)}
+    half = Choice(0.5, 0.0, float("nan"))
+    evaluations = {
+        name: write_out_of_fold(cases, half, folder / name) for name, cases in unseen.items()
+    }
+    columns = ("dice", "voxel_average_dice", "iou", "voxel_average_iou")
+    rows = [
+        {"split": name} | {column: one.estimate(column).value for column in columns}
+        for name, one in evaluations.items()
+    ]
+    values = np.array([[row[column] for column in columns] for row in rows], dtype=np.float64)
+    for what, row in (("mean", values.mean(axis=0)), ("spread", values.std(axis=0))):
+        rows.append({"split": what} | dict(zip(columns, row.tolist(), strict=True)))
+    write_atomic(folder / "splits.tsv", tsv(rows, ("split", *columns)))
+    return evaluations
+
+
+def write_out_of_fold(cases: Sequence[OutOfFold], choice: Choice, folder: Path) -> Evaluation:
+    """Write each case's out-of-fold mask and the evaluation of all of them into a folder."""
+    make_folder(folder)
+    rules, scores = Rules(), []
     for case in cases:
-        mask = remove_small(
-            case.probability > choice.threshold, case.flair.grid, choice.min_lesion_mm3
-        )
+        grid = case.flair.grid
+        mask = remove_small(case.probability > choice.threshold, grid, choice.min_lesion_mm3)
         write_nifti(folder / f"{case.name}.nii.gz", mask.astype(np.uint8), case.flair.header)
-        counts = overlaps[case.name] = count_overlap(mask, case.truth)
-        volumes = [f"{m.sum() * case.flair.grid.voxel_mm3 / 1000:.3f}" for m in (case.truth, mask)]
-        writer.writerow([case.name, f"{counts.dice:.4f}", f"{counts.iou:.4f}", *volumes])
-    write_atomic(folder / "dice.tsv", table.getvalue().encode())
-    return overlaps
+        scored = score_masks(mask, case.truth, grid, rules)
+        scores.append(CaseScore(case.name, case.patient, False, *scored))
+    volumes = score_columns(scores)
+    result = Evaluation(
+        pred=folder.name,
+        truth="lesion masks of the training cases",
+        cases=tuple(scores),
+        extra=(),
+        estimates=estimate_all(scores),
+        volumes=bland_altman(volumes["pred_ml"], volumes["truth_ml"]),
+        rules=rules,
+    )
+    names = [score.case for score in scores]
+    picture = bland_altman_svg(result.volumes, names, "Lesion volume, predicted against true")
+    write_atomic(folder / "cases.tsv", case_tsv(result))
+    write_atomic(folder / "summary.tsv", estimate_tsv(result))
+    write_atomic(folder / "bland_altman.svg", picture)
+    write_atomic(folder / "evaluation.json", evaluation_json(result))
+    return result

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from rsaseg.networks.attention import RSABlock
+from rsaseg.errors import InputError
+from rsaseg.networks.attention import NonLocalBlock, RSABlock
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class NetworkConfig:
     stem_dropout : float
         Probability that a stem channel is dropped in training.
     scaled_attention : bool
-        Divide attention scores by the square root of the slice size.
+        Divide attention scores of the RSA block by the square root of the slice size.
+    block : str
+        What stands at the places of ``attention``: a key of ``BLOCKS``.
     """
 
     in_channels: int = 3
@@ -48,7 +52,22 @@ class NetworkConfig:
     groups: int = 8
     stem_dropout: float = 0.0
     scaled_attention: bool = False
+    block: str = "rsa"
 
+
+BLOCKS: dict[str, Callable[[int, NetworkConfig], nn.Module]] = {
+    "rsa": lambda channels, config: RSABlock(channels, config.scaled_attention),
+    "ncl": lambda channels, _: NonLocalBlock(channels),
+}
+"""Attention blocks by name: made for a number of channels and a network."""
+
+MODELS = {
+    "unet": ("rsa", "000"),
+    **{
+        f"{block}-{places}": (block, places) for block in BLOCKS for places in ("010", "101", "111")
+    },
+}
+"""The seven networks of the paper's Table 1: block and places."""
 
 PAPER = NetworkConfig(channels=(32, 64, 128, 256, 512), attention="010", stem_dropout=0.2)
 """The authors' public network, RSA-010: 24,554,339 parameters."""
@@ -57,6 +76,20 @@ DEFAULT = NetworkConfig(
     channels=(32, 48, 96, 192), patch_vox=(1, 2, 2), flat_levels=1, scaled_attention=True
 )
 """The network of the shipped weights, RSA-111: works at 2x2x3 mm, reads and writes 1x1x3 mm."""
+
+
+def name_model(model: str, base: NetworkConfig) -> NetworkConfig:
+    """Return ``base`` with the block and the places of one of ``MODELS``.
+
+    Raises
+    ------
+    InputError
+        If there is no such model.
+    """
+    if model not in MODELS:
+        raise InputError(f"model {model!r}: unknown; choose one of {', '.join(MODELS)}")
+    block, places = MODELS[model]
+    return replace(base, block=block, attention=places)
 
 
 def space_to_depth(x: Tensor, patch_vox: tuple[int, int, int]) -> Tensor:
@@ -111,7 +144,7 @@ class RSANet(nn.Module):
         def attention(place: int, level: int) -> nn.Module:
             if config.attention[place] == "0":
                 return nn.Identity()
-            return RSABlock(c[level], config.scaled_attention)
+            return BLOCKS[config.block](c[level], config)
 
         self.stem = nn.Conv3d(config.in_channels * patch, c[0], 3, padding=1, bias=False)
         self.dropout = nn.Dropout3d(config.stem_dropout)

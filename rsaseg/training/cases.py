@@ -47,37 +47,66 @@ def find_files(folder: Path) -> dict[str, Path]:
     return found
 
 
+class DataSetError(InputError):
+    """All that is wrong with a data set.
+
+    Attributes
+    ----------
+    problems : list of str
+        One line each.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        numbered = [f"({i}) {problem}" for i, problem in enumerate(problems, 1)]
+        super().__init__(problems[0] if len(problems) == 1 else " ".join(numbered))
+
+
 def find_cases(folders: Sequence[Path]) -> list[CaseFiles]:
     """Return the cases under ``folders``, a folder each, sorted by name.
 
     Raises
     ------
-    InputError
+    DataSetError
         If a folder or a case's FLAIR or lesion mask is missing, or a name appears twice.
     """
+    cases, problems = scan_cases(folders)
+    if problems:
+        raise DataSetError(problems)
+    return cases
+
+
+def scan_cases(folders: Sequence[Path]) -> tuple[list[CaseFiles], list[str]]:
+    """Return the cases under ``folders`` that can be read, and what is wrong with the others."""
     cases: dict[str, CaseFiles] = {}
+    problems: list[str] = []
     for folder in folders:
         if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; give a folder with one folder per case")
+            problems.append(f"{folder}: no such folder; give a folder with one folder per case")
+            continue
         for place in sorted(p for p in folder.iterdir() if p.is_dir()):
-            files = find_files(place)
+            try:
+                files = find_files(place)
+            except (InputError, OSError) as error:
+                problems.append(str(error))
+                continue
+            missing = [needed for needed in ("flair", "lesion") if needed not in files]
             if not files:
                 continue
-            for needed in ("flair", "lesion"):
-                if needed not in files:
-                    raise InputError(
-                        f"{place}: has no {needed} NIfTI file; add it or move the case"
-                    )
-            if place.name in cases:
-                raise InputError(f"{place}: a second case of this name; rename one")
-            sequences = {name: files[name.lower()] for name in SEQUENCES if name.lower() in files}
-            cases[place.name] = CaseFiles(
-                place.name, sequences, files["lesion"], files.get("brain")
-            )
-    if not cases:
+            if missing:
+                names = " and no ".join(missing)
+                problems.append(f"{place}: has no {names} NIfTI file; add it or move the case")
+            elif place.name in cases:
+                problems.append(f"{place}: a second case of this name; rename one")
+            else:
+                sequences = {n: files[n.lower()] for n in SEQUENCES if n.lower() in files}
+                cases[place.name] = CaseFiles(
+                    place.name, sequences, files["lesion"], files.get("brain")
+                )
+    if not cases and not problems:
         names = ", ".join(str(folder) for folder in folders)
-        raise InputError(f"{names}: no cases found; put T1, T2, FLAIR and lesion in a folder each")
-    return [cases[name] for name in sorted(cases)]
+        problems = [f"{names}: no cases found; put T1, T2, FLAIR and lesion in a folder each"]
+    return [cases[name] for name in sorted(cases)], problems
 
 
 def split_folds(cases: Sequence[CaseFiles], folds: int) -> list[list[CaseFiles]]:
@@ -141,9 +170,15 @@ def cache_case(files: CaseFiles, spec: InputSpec, folder: Path) -> CachedCase:
         digest.update(path.read_bytes())
     place = folder / f"{files.name}-{digest.hexdigest()[:12]}"
     if not (place / "done").exists():
-        place.mkdir(parents=True, exist_ok=True)
-        _write_variants(files, spec, place)
-        (place / "done").touch()
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            _write_variants(files, spec, place)
+            (place / "done").touch()
+        except OSError as error:
+            raise InputError(
+                f"{place}: cannot be written ({error.strerror or error}); free some space or "
+                f"choose another folder"
+            ) from None
     images = [np.load(p, mmap_mode="r") for p in sorted(place.glob("image-*.npy"))]
     lesions = [np.load(p, mmap_mode="r") for p in sorted(place.glob("lesion-*.npy"))]
     lesion_vox = [np.argwhere(np.asarray(lesion) > 0.5) for lesion in lesions]

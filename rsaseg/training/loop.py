@@ -2,85 +2,37 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rsaseg.errors import InputError
-from rsaseg.imaging import write_atomic
-from rsaseg.networks.unet import DEFAULT, NetworkConfig, RSANet
+from rsaseg.metrics import Overlap
+from rsaseg.networks.unet import RSANet
+from rsaseg.networks.weights import content_hash
+from rsaseg.training import ranks
 from rsaseg.training.cases import CachedCase
 from rsaseg.training.checkpoint import load_checkpoint, read_run, save_checkpoint
-from rsaseg.training.losses import dice_cross_entropy
-from rsaseg.training.patches import Augmentation, draw_crop
+from rsaseg.training.loader import Batch, draw_batches
+from rsaseg.training.log import Row, read_log, write_log
+from rsaseg.training.losses import LOSSES, Loss
+from rsaseg.training.patches import draw_crop
+from rsaseg.training.recipe import PLAIN, Recipe
+from rsaseg.training.stop import StoppedError, stop_requests
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that fixes a training run but the cases.
-
-    Attributes
-    ----------
-    network : NetworkConfig
-        What is trained.
-    steps, batch : int
-        Optimiser steps, and crops in each.
-    crop_vox : tuple of int
-        (D, H, W) of a crop.
-    learning_rate, weight_decay : float
-        Of AdamW; the rate falls to 0 as (1 - step / steps) ** 0.9.
-    warmup : int
-        Steps over which the rate rises first.
-    averaging : float
-        Decay of the running average of the weights, which is what is kept in the end.
-    clip_norm : float
-        Largest norm of the gradient.
-    checkpoint_every : int
-        Steps between checkpoints.
-    seed : int
-        Fixes every random draw.
-    augmentation : Augmentation
-        How crops vary.
-    """
-
-    network: NetworkConfig = DEFAULT
-    steps: int = 1100
-    batch: int = 2
-    crop_vox: tuple[int, int, int] = (32, 128, 96)
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    warmup: int = 40
-    averaging: float = 0.99
-    clip_norm: float = 1.0
-    checkpoint_every: int = 50
-    seed: int = 1
-    augmentation: Augmentation = field(default_factory=Augmentation)
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of ``step``, counted from 0."""
-        rise = min(1.0, (step + 1) / max(self.warmup, 1))
-        return float(self.learning_rate * rise * (1 - step / self.steps) ** 0.9)
-
-
-def draw_batch(
-    recipe: Recipe, cases: Sequence[CachedCase], step: int
-) -> tuple[Tensor, Tensor, list[str]]:
-    """Return the batch of ``step``: images (N, C, D, H, W), lesions (N, D, H, W), case names."""
-    numbers = range(step * recipe.batch, (step + 1) * recipe.batch)
-    crops = [
-        draw_crop(cases, recipe.crop_vox, recipe.augmentation, recipe.seed, number)
-        for number in numbers
-    ]
-    images, lesions, names = zip(*crops, strict=True)
-    return torch.stack(images), torch.stack(lesions), list(names)
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+HELD_OUT_CROPS = 6
+Described = dict[str, Any]
 
 
 def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
@@ -91,28 +43,47 @@ def update_average(average: nn.Module, network: nn.Module, decay: float, step: i
             mean.lerp_(value, 1 - decay)
 
 
-def _resume(path: Path, description: str) -> int:
-    """Return the step to go on from, after checking that the checkpoint is of this very run."""
+def describe(
+    recipe: Recipe, cases: Sequence[str], start: Mapping[str, Tensor] | None = None
+) -> Described:
+    """Return what makes a run this very run: recipe, names of cases, first weights."""
+    first = content_hash(start, "") if start else ""
+    described: Described = json.loads(
+        json.dumps({**asdict(recipe), "cases": list(cases), "start": first})
+    )
+    return described
+
+
+def check_resume(folder: Path, described: Described) -> int:
+    """Return the step that the run in ``folder`` goes on from; 0 without a checkpoint.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint is of another run. What a checkpoint of an older version does not
+        mention is taken to be as it was then: the default.
+    """
+    path = folder / "checkpoint.safetensors"
+    if not path.exists():
+        return 0
     run = json.loads(read_run(path))
-    if json.dumps(run["recipe"], sort_keys=True) != description:
+    stored = _over(describe(Recipe(), []), run["recipe"])
+    if stored != described:
+        other = [name for name in described if stored.get(name) != described[name]]
         raise InputError(
-            f"{path}: a checkpoint of another recipe or other cases; choose another folder"
+            f"{path}: a checkpoint of another recipe or other cases (not the same "
+            f"{', '.join(other) or 'version'}); choose another folder"
         )
     return int(run["step"])
 
 
-def _truncate_log(path: Path, step: int) -> list[list[str]]:
-    """Return the log's rows before ``step``."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [row for row in csv.reader(file) if row[0].isdigit() and int(row[0]) < step]
-
-
-def _write_log(path: Path, rows: list[list[str]]) -> None:
-    text = io.StringIO()
-    csv.writer(text).writerows([["step", "loss", "learning_rate", "seconds", "cases"], *rows])
-    write_atomic(path, text.getvalue().encode())
+def _over(values: Described, others: Described) -> Described:
+    """Return ``values`` with those of ``others`` put over them, at every depth."""
+    both = {
+        key: _over(values[key], other) if isinstance(values.get(key), dict) else other
+        for key, other in others.items()
+    }
+    return values | both
 
 
 def fit(
@@ -121,6 +92,8 @@ def fit(
     folder: Path,
     device: torch.device,
     progress: Callable[[int, int, float], None] | None = None,
+    start: Mapping[str, Tensor] | None = None,
+    held_out: Sequence[CachedCase] = (),
 ) -> nn.Module:
     """Train a network, or go on where a killed run left off, and return its averaged weights.
 
@@ -136,58 +109,156 @@ def fit(
         Where to compute.
     progress : callable, optional
         Called with (steps done, steps, loss) after each step.
+    start : mapping, optional
+        Weights to start from. Default: drawn at random.
+    held_out : sequence of CachedCase
+        Scored on a few crops with every checkpoint, for the log; nothing is learned from them.
 
     Raises
     ------
     InputError
-        If the folder holds another run, or the loss stops being a number.
+        If the folder holds another run, cannot be written, or the loss stops being a number.
+    StoppedError
+        If SIGTERM or Ctrl-C came; the checkpoint of the last step is written first.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = folder / "checkpoint.safetensors", folder / "log.csv"
-    described = {**asdict(recipe), "cases": [case.name for case in cases]}
-    description = json.dumps(described, sort_keys=True)
+    described = describe(recipe, [case.name for case in cases], start)
+    first = check_resume(folder, described)
+    make_folder(folder)
     torch.manual_seed(recipe.seed)
     network: nn.Module = RSANet(recipe.network)
+    if start:
+        network.load_state_dict(start)
     network = network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    average = deepcopy(network)
-    optimizer = torch.optim.AdamW(
+    average = deepcopy(network).eval()
+    network.train()
+    optimizer = OPTIMIZERS[recipe.optimizer](
         network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
-    first = 0
-    if checkpoint.exists():
-        first = _resume(checkpoint, description)
-        load_checkpoint(checkpoint, network, average, optimizer)
-    rows = _truncate_log(log, first)
-    network.train()
-    for step in range(first, recipe.steps):
-        started = time.perf_counter()
-        torch.manual_seed(recipe.seed * 1_000_003 + step)  # dropout: the same after a resume
-        images, lesions, names = draw_batch(recipe, cases, step)
-        images = images.to(device, memory_format=torch.channels_last_3d)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = network(images)
-        loss = dice_cross_entropy(logits, lesions.to(device))
-        value = float(loss.detach())
-        if not value < 1e4:
-            raise InputError(
-                f"{', '.join(names)}: loss {value} at step {step}; check these cases, or lower "
-                f"the learning rate. The checkpoint before it is kept"
+    if first:
+        load_checkpoint(folder / "checkpoint.safetensors", network, average, optimizer)
+    run = _Run(recipe, folder, described, network, average, optimizer)
+    run.rows = read_log(folder / "log.csv", first)
+    fraction = float(np.mean([np.mean(case.lesions[0], dtype=np.float64) for case in cases]))
+    learner = ranks.spread(network, device)
+    with stop_requests() as stop, closing(draw_batches(recipe, cases, first)) as batches:
+        for batch in batches:
+            started, step = time.perf_counter(), batch.step
+            torch.manual_seed(  # dropout: the same after a resume, another in each process
+                recipe.seed * 1_000_003 + step + ranks.rank() * 1_000_000_007
             )
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.rate(step)
-        optimizer.step()
-        update_average(average, network, recipe.averaging, step)
-        seconds = time.perf_counter() - started
-        rows.append(
-            [str(step), repr(value), f"{recipe.rate(step):.3e}", f"{seconds:.2f}", " ".join(names)]
+            row = _learn(learner, optimizer, batch, recipe, fraction)
+            update_average(average, network, recipe.averaging, step)
+            row["seconds"] = f"{time.perf_counter() - started + batch.waited_seconds:.3f}"
+            run.rows.append(row)
+            signals = [n for n in ranks.gathered(stop.number) if n]
+            due = (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps
+            if due or signals:
+                ranks.alone(partial(_keep, run, held_out, device))
+            if progress:
+                progress(step + 1, recipe.steps, float(row["loss"]))
+            if signals:
+                raise StoppedError(
+                    f"{folder}: stopped after step {step + 1} of {recipe.steps}, which is kept; "
+                    f"the same command goes on from there",
+                    signals[0],
+                )
+    return average
+
+
+@dataclass(eq=False)
+class _Run:
+    """What a checkpoint and the log are made of."""
+
+    recipe: Recipe
+    folder: Path
+    described: Described
+    network: nn.Module
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    rows: list[Row] = field(default_factory=list)
+
+
+def _keep(run: _Run, held_out: Sequence[CachedCase], device: torch.device) -> None:
+    """Write log and checkpoint after the last row's step."""
+    row = run.rows[-1]
+    row["held_out_dice"] = _score_crops(run.average, held_out, run.recipe, device)
+    write_log(run.folder / "log.csv", run.rows)  # what lies past a checkpoint is cut when resumed
+    text = json.dumps({"step": int(row["step"]) + 1, "recipe": run.described})
+    checkpoint = run.folder / "checkpoint.safetensors"
+    save_checkpoint(checkpoint, run.network, run.average, run.optimizer, text)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, or say in one line why it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be made ({error.strerror}); choose another folder"
+        ) from None
+
+
+def _learn(
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    recipe: Recipe,
+    lesion_fraction: float,
+) -> Row:
+    """Take one step of the optimiser and return what the log says of it."""
+    device = next(learner.parameters()).device
+    images = batch.images.to(device, memory_format=torch.channels_last_3d)
+    lesions = batch.lesions.to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        logits = learner(images)
+    loss_of: Loss = LOSSES[recipe.loss]
+    loss = loss_of(logits, lesions, lesion_fraction)
+    told = ranks.gathered((float(loss.detach()), batch.names, _overlap(logits, lesions)))
+    value = sum(one for one, _, _ in told) / len(told)
+    names = [told[i % len(told)][1][i // len(told)] for i in range(recipe.batch)]
+    if not value < 1e4:
+        raise InputError(
+            f"{', '.join(names)}: loss {value} at step {batch.step}; check these cases, or lower "
+            f"the learning rate. The checkpoint before it is kept"
         )
-        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
-            run = json.dumps({"step": step + 1, "recipe": described})
-            save_checkpoint(checkpoint, network, average, optimizer, run)
-            _write_log(log, rows)
-        if progress:
-            progress(step + 1, recipe.steps, value)
-    return average.eval()
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(learner.parameters(), recipe.clip_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.rate(batch.step)
+    optimizer.step()
+    return {
+        "step": str(batch.step),
+        "loss": repr(value),
+        "learning_rate": f"{recipe.rate(batch.step):.3e}",
+        "cases": " ".join(names),
+        "dice": f"{sum((o for _, _, o in told), start=Overlap(0, 0, 0)).dice:.4f}",
+        "waited_seconds": f"{batch.waited_seconds:.3f}",
+        "held_out_dice": "",
+    }
+
+
+def _overlap(logits: Tensor, lesions: Tensor) -> Overlap:
+    """Count the voxels that are lesion at probability 1/2 and in truth."""
+    predicted, true = logits[:, 1] > logits[:, 0], lesions > 0.5
+    both = predicted & true
+    counts = [int(m.sum()) for m in (both, predicted & ~true, true & ~predicted)]
+    return Overlap(*counts)
+
+
+@torch.no_grad()
+def _score_crops(
+    average: nn.Module, held_out: Sequence[CachedCase], recipe: Recipe, device: torch.device
+) -> str:
+    """Return the Dice of a few crops near lesions of cases that were held out."""
+    if not held_out:
+        return ""
+    near = replace(PLAIN, near_lesion=1.0)
+    total = Overlap(0, 0, 0)
+    for number in range(HELD_OUT_CROPS):
+        image, lesion, _ = draw_crop(held_out, recipe.crop_vox, near, recipe.seed, number)
+        image = image[None].to(device, memory_format=torch.channels_last_3d)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            logits = average(image)
+        total += _overlap(logits, lesion[None].to(device))
+    return f"{total.dice:.4f}"

@@ -39,6 +39,10 @@ class Augmentation:
         Probability of thicker slices, two to three times the grid's.
     grey : float
         Strength of contrast, brightness, gamma, bias field and noise; 0 turns them off.
+    mirror : bool
+        Swap left and right in every second crop.
+    near_lesion : float
+        Probability that a crop is centred near a lesion voxel; the others lie anywhere.
     """
 
     rotation_deg: float = 15.0
@@ -48,6 +52,8 @@ class Augmentation:
     drop: float = 0.2
     thick: float = 0.2
     grey: float = 1.0
+    mirror: bool = True
+    near_lesion: float = 0.6
 
 
 def draw_crop(
@@ -59,8 +65,7 @@ def draw_crop(
 ) -> tuple[Tensor, Tensor, str]:
     """Return crop ``number`` of the run ``seed``: image (C, D, H, W), lesion (D, H, W), case name.
 
-    The patient is drawn first, then the visit, so that no patient counts twice. Six in ten crops
-    are centred near a lesion voxel, the others anywhere.
+    The patient is drawn first, then the visit, so that no patient counts twice.
     """
     rng = np.random.default_rng((seed, number))
     patients = sorted({case.patient for case in cases})
@@ -70,7 +75,7 @@ def draw_crop(
     variant = int(len(case.images) > 1 and rng.random() < augmentation.stripped)
     image, lesion = case.images[variant], case.lesions[variant]
     lesion_vox, shape = case.lesion_vox[variant], np.array(lesion.shape)
-    if rng.random() < 0.6 and len(lesion_vox):
+    if rng.random() < augmentation.near_lesion and len(lesion_vox):
         centre = lesion_vox[rng.integers(len(lesion_vox))] + rng.uniform(-0.25, 0.25, 3) * crop_vox
     else:
         centre = rng.uniform(0, 1, 3) * shape
@@ -97,7 +102,8 @@ def _turn(rng: Generator, augmentation: Augmentation) -> Array:
     c, s = np.cos(roll), np.sin(roll)
     about_h = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     size = 1 + rng.uniform(-augmentation.scale, augmentation.scale)
-    mirror = np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])  # left and right
+    side = rng.choice([-1.0, 1.0]) if augmentation.mirror else 1.0
+    mirror = np.diag([side, 1.0, 1.0])  # left and right
     turn: Array = (about_d @ about_w @ about_h @ mirror * size).astype(np.float32)
     return turn
 

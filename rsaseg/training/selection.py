@@ -42,11 +42,26 @@ class OutOfFold:
 
 @dataclass(frozen=True)
 class Choice:
-    """A threshold and a smallest lesion, and the mean Dice over patients that they reach."""
+    """A threshold and a smallest lesion.
+
+    Attributes
+    ----------
+    threshold, min_lesion_mm3 : float
+        What was chosen.
+    dice : float
+        Mean over patients that both reach on the cases they were chosen on.
+    threshold_dice : float
+        The same without a smallest lesion.
+    nested_dice : float
+        The same where each patient's threshold was chosen on the other patients alone: what of
+        ``threshold_dice`` is left for a new patient. NaN for a single patient.
+    """
 
     threshold: float
     min_lesion_mm3: float
     dice: float
+    threshold_dice: float = float("nan")
+    nested_dice: float = float("nan")
 
 
 def mean_over_patients(cases: Sequence[OutOfFold], values: Sequence[float]) -> float:
@@ -63,17 +78,37 @@ def choose_threshold(cases: Sequence[OutOfFold]) -> Choice:
     Of equally good ones the lower threshold and the smaller lesion are taken. One figure for all
     cases, two parameters chosen: how optimistic that is stands in the model card.
     """
-    dice_at = {
-        threshold: mean_over_patients(
-            cases, [count_overlap(case.probability > threshold, case.truth).dice for case in cases]
-        )
-        for threshold in THRESHOLDS
-    }
-    threshold = max(dice_at, key=lambda t: (dice_at[t], -t))
+    patients = sorted({case.patient for case in cases})
+    dice_at = np.array([_dice_at_thresholds(cases, patient) for patient in patients])
+    threshold = THRESHOLDS[int(dice_at.mean(axis=0).argmax())]
     size_at = {}
     for smallest in SMALLEST_MM3:
         kept = [remove_small(c.probability > threshold, c.flair.grid, smallest) for c in cases]
         dice = [count_overlap(mask, c.truth).dice for mask, c in zip(kept, cases, strict=True)]
         size_at[smallest] = mean_over_patients(cases, dice)
     smallest = max(size_at, key=lambda s: (size_at[s], -s))
-    return Choice(threshold, smallest, size_at[smallest])
+    return Choice(
+        threshold,
+        smallest,
+        size_at[smallest],
+        float(dice_at.mean(axis=0).max()),
+        _nested(dice_at),
+    )
+
+
+def _dice_at_thresholds(cases: Sequence[OutOfFold], patient: str) -> NDArray[np.float64]:
+    """Return a patient's mean Dice at each of ``THRESHOLDS``."""
+    visits = [case for case in cases if case.patient == patient]
+    dice = [
+        [count_overlap(case.probability > t, case.truth).dice for t in THRESHOLDS]
+        for case in visits
+    ]
+    return np.mean(np.array(dice), axis=0)
+
+
+def _nested(dice_at: NDArray[np.float64]) -> float:
+    """Return the mean Dice (patients, thresholds) with thresholds chosen on other patients."""
+    if len(dice_at) < 2:
+        return float("nan")
+    others = (dice_at.sum(axis=0) - dice_at) / (len(dice_at) - 1)
+    return float(dice_at[np.arange(len(dice_at)), others.argmax(axis=1)].mean())

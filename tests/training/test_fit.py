@@ -19,7 +19,9 @@ import torch
 from rsaseg.errors import InputError
 from rsaseg.networks.unet import NetworkConfig
 from rsaseg.training.cases import CachedCase
-from rsaseg.training.loop import Recipe, draw_batch, fit, update_average
+from rsaseg.training.loader import draw_batch
+from rsaseg.training.loop import fit, update_average
+from rsaseg.training.recipe import Recipe
 
 SMALL = Recipe(
     network=NetworkConfig(

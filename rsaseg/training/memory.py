@@ -1,0 +1,77 @@
+"""Whether a training step fits into memory, known before the first one."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rsaseg.errors import DeviceError
+from rsaseg.networks.unet import RSANet
+from rsaseg.training.recipe import Recipe
+
+_PROBE_VOX = (8, 32, 32)
+_COPIES = 5
+"""Of the weights: their gradients, two moments of Adam, and the average."""
+
+
+def step_bytes(recipe: Recipe, crops: int) -> int:
+    """Return a lower bound of what a training step takes.
+
+    What a pass over a small crop keeps for its gradients is measured and scaled to the real one.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Network and crop size.
+    crops : int
+        Crops in one process's part of a batch.
+    """
+    with torch.random.fork_rng(devices=[]):
+        network = RSANet(recipe.network)
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    probe = torch.zeros(1, recipe.network.in_channels, *_PROBE_VOX)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        logits = network(probe)
+    features = sum(size for pointer, size in kept.items() if pointer not in weights)
+    scale = crops * prod(recipe.crop_vox) / prod(_PROBE_VOX)
+    parameters = sum(p.numel() * p.element_size() for p in network.parameters())
+    del logits  # until here the graph held every storage, so that no address came twice
+    return int(features * scale) + _COPIES * parameters
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the memory that is free on a device, None where that cannot be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in lines)
+    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None
+
+
+def check_memory(recipe: Recipe, crops: int, device: torch.device) -> None:
+    """Refuse a step that cannot fit.
+
+    Raises
+    ------
+    DeviceError
+        With both figures and what to lower.
+    """
+    needed, free = step_bytes(recipe, crops), free_bytes(device)
+    if free is not None and needed > free:
+        raise DeviceError(
+            f"device {device}: a step of {crops} crops needs at least {needed / 2**30:.1f} GiB, "
+            f"{free / 2**30:.1f} GiB are free; lower --batch or --crop"
+        )

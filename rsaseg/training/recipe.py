@@ -1,0 +1,121 @@
+"""What fixes a training run: the default recipe and the paper's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rsaseg.errors import InputError
+from rsaseg.networks.unet import DEFAULT, PAPER, NetworkConfig, name_model
+from rsaseg.training.patches import Augmentation
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that fixes a training run but the cases.
+
+    Attributes
+    ----------
+    network : NetworkConfig
+        What is trained.
+    steps, batch : int
+        Optimiser steps, and crops in each.
+    crop_vox : tuple of int
+        (D, H, W) of a crop.
+    loss : str
+        A key of `rsaseg.training.losses.LOSSES`.
+    optimizer : str
+        "adamw", or "adam" with the weight decay in its gradient.
+    learning_rate, weight_decay : float
+        Of the optimiser.
+    warmup : int
+        Steps over which the rate rises first.
+    rate_power : float
+        The rate falls as (1 - step / steps) to this power; 0 keeps it.
+    averaging : float
+        Decay of the running average of the weights, which is what is kept in the end; 0 keeps
+        the last weights.
+    clip_norm : float
+        Largest norm of the gradient.
+    checkpoint_every : int
+        Steps between checkpoints.
+    seed : int
+        Fixes every random draw.
+    augmentation : Augmentation
+        How crops vary.
+    """
+
+    network: NetworkConfig = DEFAULT
+    steps: int = 1100
+    batch: int = 2
+    crop_vox: tuple[int, int, int] = (32, 128, 96)
+    loss: str = "dice-ce"
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    warmup: int = 40
+    rate_power: float = 0.9
+    averaging: float = 0.99
+    clip_norm: float = 1.0
+    checkpoint_every: int = 50
+    seed: int = 1
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of ``step``, counted from 0."""
+        rise = min(1.0, (step + 1) / max(self.warmup, 1))
+        return float(self.learning_rate * rise * (1 - step / self.steps) ** self.rate_power)
+
+
+PLAIN = Augmentation(
+    rotation_deg=0,
+    tilt_deg=0,
+    scale=0,
+    stripped=0,
+    drop=0,
+    thick=0,
+    grey=0,
+    mirror=False,
+    near_lesion=0,
+)
+"""Crops anywhere, as they are."""
+
+RECIPES = {
+    "default": Recipe(),
+    "paper": Recipe(
+        network=replace(PAPER, attention="111"),
+        steps=800,
+        batch=4,
+        loss="exponential-ce",
+        optimizer="adam",
+        weight_decay=1e-5,
+        warmup=0,
+        rate_power=0,
+        averaging=0,
+        clip_norm=math.inf,
+        augmentation=PLAIN,
+    ),
+}
+"""The default, and section 3.1 of the paper, which names no crop size: the default's is taken."""
+
+
+def make_recipe(name: str = "default", model: str = "rsa-111", **changes: Any) -> Recipe:
+    """Return a recipe by name for a model by name, with other values where they are not None.
+
+    Raises
+    ------
+    InputError
+        If there is no such recipe or model, or a number is out of range.
+    """
+    if name not in RECIPES:
+        raise InputError(f"recipe {name!r}: unknown; choose one of {', '.join(RECIPES)}")
+    given = {key: value for key, value in changes.items() if value is not None}
+    recipe = replace(RECIPES[name], **given)
+    recipe = replace(recipe, network=name_model(model, recipe.network))
+    if min(recipe.steps, recipe.batch, *recipe.crop_vox) < 1 or not 0 < recipe.learning_rate < 1:
+        raise InputError(
+            f"steps {recipe.steps}, batch {recipe.batch}, crop {recipe.crop_vox}, learning rate "
+            f"{recipe.learning_rate:g}: give numbers over 0, the rate below 1"
+        )
+    return recipe

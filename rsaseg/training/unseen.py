@@ -1,0 +1,43 @@
+"""Segmenting cases that a network has not learned from."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from rsaseg.imaging import read_mask, write_atomic
+from rsaseg.inference.probability import predict_probability
+from rsaseg.preprocessing import InputSpec, prepare, to_flair_grid
+from rsaseg.training.cases import CaseFiles, read_exam
+from rsaseg.training.recipe import Recipe
+from rsaseg.training.selection import OutOfFold
+
+
+def segment_unseen(
+    files: CaseFiles,
+    network: nn.Module,
+    spec: InputSpec,
+    recipe: Recipe,
+    device: torch.device,
+    kept: Path,
+) -> OutOfFold:
+    """Return the lesion probability that a network gives for a case it has not learned from.
+
+    It is kept in the file ``kept``, and read from there the next time.
+    """
+    exam = read_exam(files)
+    flair = exam["FLAIR"]
+    if not kept.exists():
+        seen = prepare(exam, spec)
+        image = torch.from_numpy(seen.image)
+        prediction = predict_probability(network, image, recipe.crop_vox, device)
+        probability = to_flair_grid(prediction.probability.numpy(), seen.grid, flair.grid)
+        content = io.BytesIO()
+        np.save(content, probability.astype(np.float16))
+        write_atomic(kept, content.getvalue())
+    truth, _ = read_mask(files.lesion)
+    return OutOfFold(files.name, files.patient, np.load(kept, mmap_mode="r"), truth, flair)
