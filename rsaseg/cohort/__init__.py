@@ -1,0 +1,1 @@
+"""Many exams: finding them, segmenting each, and telling what came of them."""

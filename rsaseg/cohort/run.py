@@ -1,0 +1,191 @@
+"""A whole cohort: every exam segmented here or on a cluster, then the table and the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from rsaseg import __version__
+from rsaseg.cohort.exams import Exam, find_bids_exams, find_exams
+from rsaseg.cohort.one import Job, segment_one
+from rsaseg.cohort.outcome import TABLE_COLUMNS, Outcome, cohort_table, failed, index_page
+from rsaseg.errors import InputError
+from rsaseg.imaging.files import write_together
+from rsaseg.inference.device import choose_device
+from rsaseg.predict import Progress, Settings
+from rsaseg.segmentation import Model, check_settings, load_model
+
+AT_ONCE = 2
+"""Exams in memory: one in the network, and the next being read and aligned."""
+
+_README = """\
+Lesion masks made by rsaseg
+===========================
+
+Multiple-sclerosis lesion masks, for research use only: not a medical device; no diagnosis or
+treatment may rest on them.
+
+Each mask (label-L: lesion) lies on the grid of the FLAIR it was made from (space-orig). The JSON
+file beside it says how it was made, from what, and holds the SHA-256 of every file. The tables
+that end in _lesions.tsv describe each lesion; the HTML pages show them. cohort.tsv has a row for
+each exam, those that failed with their reason; index.html links everything.
+"""
+_BIDSIGNORE = "cohort.*\n*.html\n**/*.html\n**/*_lesions.*\n"
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What came of a cohort.
+
+    Attributes
+    ----------
+    outcomes : tuple of Outcome
+        One for each exam, in order of name.
+    table, page : Path
+        ``cohort.tsv`` and ``index.html``.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    table: Path
+    page: Path
+
+    @property
+    def failures(self) -> list[Outcome]:
+        """The exams without a mask."""
+        return [one for one in self.outcomes if one.status == "failed"]
+
+
+def segment_cohort(
+    data: Path,
+    folder: Path,
+    settings: Settings | None = None,
+    *,
+    bids: bool = False,
+    resume: bool = False,
+    dask: str | None = None,
+    progress: Progress | None = None,
+) -> Cohort:
+    """Segment every exam of a folder; one that fails stops no other.
+
+    Parameters
+    ----------
+    data : Path
+        A folder per exam, or a BIDS data set.
+    folder : Path
+        Output: new, empty, or of an earlier run. For ``bids`` it becomes a BIDS derivative.
+    settings : Settings, optional
+        For each exam.
+    bids : bool
+        ``data`` is a BIDS data set.
+    resume : bool
+        Leave masks that are what this run would make, judged by content, as they are.
+    dask : str, optional
+        Address of a Dask scheduler, or its scheduler file; its workers read and write the same
+        paths as this process.
+    progress : callable, optional
+        Called with "exams", those done, and how many there are.
+
+    Returns
+    -------
+    Cohort
+        The same, with the same masks, wherever it ran and however often it was taken up again.
+
+    Raises
+    ------
+    RsasegError
+        Before any exam: if a folder, the settings, the weights, the device or the cluster cannot
+        be used.
+    """
+    settings = settings or Settings()
+    check_settings(settings)
+    data, folder = data.absolute(), folder.absolute()
+    _check_places(data, folder, bids)
+    exams = find_bids_exams(data) if bids else find_exams(data)
+    model = load_model(settings.weights)
+    job = Job(data, folder, settings, resume)
+    if dask is None:
+        choose_device(settings.device)
+        _begin(folder, data, bids)
+        running = _run_here(exams, job, model)
+    else:
+        from rsaseg.cohort.cluster import connect, run_there
+
+        client = connect(dask)
+        _begin(folder, data, bids)
+        running = run_there(client, exams, job)
+    outcomes: dict[str, Outcome] = {}
+    report = progress or (lambda *_: None)
+    report("exams", 0, len(exams))
+    try:
+        with closing(running):
+            for outcome in running:
+                outcomes[outcome.exam] = outcome
+                report("exams", len(outcomes), len(exams))
+    finally:
+        cohort = _write_tables(exams, outcomes, folder)
+    return cohort
+
+
+def _run_here(exams: Sequence[Exam], job: Job, model: Model) -> Generator[Outcome]:
+    turn = Lock()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            tasks = [pool.submit(segment_one, exam, job, model, turn) for exam in exams]
+            for task in as_completed(tasks):
+                yield task.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _check_places(data: Path, folder: Path, bids: bool) -> None:
+    """Refuse an output folder where masks could be taken for input, or lie among other files."""
+    inside = folder.resolve().is_relative_to(data.resolve())
+    derived = bids and folder.resolve().is_relative_to(data.resolve() / "derivatives")
+    if inside and not derived:
+        where = f"{data / 'derivatives'}/rsaseg" if bids else "a folder outside it"
+        raise InputError(f"{folder}: lies in the data; give {where} for the output")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give a folder for the output")
+    if folder.is_dir() and not (folder / "cohort.json").exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: holds files of another kind; give a new or empty folder")
+
+
+def _begin(folder: Path, data: Path, bids: bool) -> None:
+    """Make the output folder what it is, before any mask is in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another") from None
+    files = {folder / "cohort.json": _json(TABLE_COLUMNS)}
+    if bids:
+        source = json.loads((data / "dataset_description.json").read_text("utf-8"))
+        name = source.get("Name", data.name) if isinstance(source, dict) else data.name
+        description = {
+            "Name": f"Lesion masks of {name}",
+            "BIDSVersion": "1.10.0",
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "rsaseg", "Version": __version__}],
+        }
+        files |= {
+            folder / "dataset_description.json": _json(description),
+            folder / "README": _README.encode(),
+            folder / ".bidsignore": _BIDSIGNORE.encode(),
+        }
+    write_together(files)
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _write_tables(exams: Sequence[Exam], outcomes: dict[str, Outcome], folder: Path) -> Cohort:
+    left = "not done when the run was stopped; run again with --resume"
+    rows = tuple(outcomes.get(exam.name) or failed(exam.name, left) for exam in exams)
+    table, page = folder / "cohort.tsv", folder / "index.html"
+    write_together({table: cohort_table(rows), page: index_page(rows, folder)})
+    return Cohort(rows, table, page)

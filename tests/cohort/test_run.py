@@ -1,0 +1,295 @@
+"""A cohort run here: nothing stops it, nothing is done twice, nothing foreign is touched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
+from urllib.parse import unquote
+
+import nibabel as nib
+import pytest
+from reproducible import reproducible_files
+
+from rsaseg.cohort import one
+from rsaseg.cohort.outcome import TABLE_COLUMNS
+from rsaseg.cohort.run import Cohort, segment_cohort
+from rsaseg.errors import DeviceError, InputError, WeightsError
+from rsaseg.networks.weights import load_weights, save_weights
+from rsaseg.predict import Settings, predict
+
+GOOD = ("a", "b <i>&", "c")
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def rows(cohort: Cohort) -> dict[str, dict[str, str]]:
+    lines = [line.split("\t") for line in cohort.table.read_text().splitlines()]
+    return {line[0]: dict(zip(lines[0], line, strict=True)) for line in lines[1:]}
+
+
+def test_bad_exams_are_told_and_stop_no_other(here, data):
+    table = rows(here)
+    assert list(table) == ["a", "b <i>&", "broken", "c", "empty"]
+    assert {name for name, row in table.items() if row["status"] == "done"} == set(GOOD)
+    assert table["broken"]["reason"].startswith("broken/FLAIR.nii: ")
+    assert table["empty"]["reason"].startswith("empty: no FLAIR")
+    assert not any(str(data) in value for row in table.values() for value in row.values())
+    assert [outcome.exam for outcome in here.failures] == ["broken", "empty"]
+    assert {p.name for p in here.table.parent.iterdir() if p.is_dir()} == set(GOOD)
+    assert json.loads(here.table.with_suffix(".json").read_text()) == TABLE_COLUMNS
+    assert set(table["a"]) == set(TABLE_COLUMNS)
+
+
+def test_the_table_says_what_the_masks_are(here):
+    counts = set()
+    for name in GOOD:
+        row = rows(here)[name]
+        mask = here.table.parent / row["mask"]
+        image = nib.load(mask)
+        voxel_ml = abs(float(nib.affines.voxel_sizes(image.affine).prod())) / 1000
+        assert row["mask_sha256"] == sha256(mask)
+        volume_ml = (image.get_fdata() > 0).sum() * voxel_ml
+        assert float(row["lesion_volume_ml"]) == pytest.approx(volume_ml, rel=1e-3)
+        assert row["missing_sequences"] == "T1, T2"
+        counts.add(int(row["lesion_count"]))
+    assert max(counts) > 0
+
+
+def test_a_cohort_gives_the_masks_that_predict_gives(here, data, settings, tmp_path):
+    alone = tmp_path / "lesion_mask.nii.gz"
+    predict(data / "a" / "flair.nii.gz", alone, settings=settings)
+    assert alone.read_bytes() == (here.table.parent / "a" / alone.name).read_bytes()
+
+
+class Links(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
+
+
+def test_the_page_links_every_mask_and_report_and_nothing_outside(here):
+    page = Links(here.page.read_text())
+    links = [unquote(link) for link in page.links]
+    expected = {f"{name}/lesion_mask{end}" for name in GOOD for end in (".nii.gz", ".html")}
+    assert expected <= set(links)
+    assert all((here.page.parent / link).is_file() for link in links)
+    assert "i" not in page.tags
+    assert "broken/FLAIR.nii: " in here.page.read_text()
+
+
+def test_a_run_taken_up_again_computes_nothing(here, data, settings, tmp_path, monkeypatch):
+    out = Path(shutil.copytree(here.table.parent, tmp_path / "moved"))
+    monkeypatch.setattr(one, "predict", forbidden)
+    again = segment_cohort(data, out, settings, resume=True)
+    assert [outcome.reused for outcome in again.outcomes] == [True, True, False, True, False]
+    assert reproducible_files(out) == reproducible_files(here.table.parent)
+
+
+def forbidden(flair: Path, *others: object) -> None:
+    if flair.parent.name in GOOD:
+        raise InputError("was not complete")
+    predict(flair, *others)
+
+
+def append_byte(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def edit_record(path: Path, change: Callable[[str], str]) -> None:
+    text = path.read_text()
+    assert change(text) != text
+    path.write_text(change(text))
+
+
+# what is done to exam "a" of a finished run: none of it leaves the exam complete
+CHANGES: dict[str, Callable[[Path, Path], None]] = {
+    "mask changed": lambda exam, out: append_byte(out / "lesion_mask.nii.gz"),
+    "mask gone": lambda exam, out: (out / "lesion_mask.nii.gz").unlink(),
+    "report gone": lambda exam, out: (out / "lesion_mask.html").unlink(),
+    "table changed": lambda exam, out: append_byte(out / "lesion_mask_lesions.tsv"),
+    "record gone": lambda exam, out: (out / "lesion_mask.json").unlink(),
+    "record cut": lambda exam, out: edit_record(out / "lesion_mask.json", lambda t: t[:500]),
+    "input changed": lambda exam, out: append_byte(exam / "flair.nii.gz"),
+    "input added": lambda exam, out: shutil.copy(exam / "flair.nii.gz", exam / "T1.nii.gz"),
+    "other version": lambda exam, out: edit_record(
+        out / "lesion_mask.json", lambda t: re.sub('"Version": "[^"]*"', '"Version": "0.0.0"', t)
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_not_complete_by_hash_is_done_again(
+    change, here, data, settings, tmp_path, monkeypatch
+):
+    out = Path(shutil.copytree(here.table.parent, tmp_path / "out"))
+    inputs = Path(shutil.copytree(data, tmp_path / "data"))
+    CHANGES[change](inputs / "a", out / "a")
+    monkeypatch.setattr(one, "predict", forbidden)
+    again = segment_cohort(inputs, out, settings, resume=True)
+    assert [one.exam for one in again.outcomes if one.reused] == ["b <i>&", "c"]
+    assert again.outcomes[0].reason.startswith("was not complete")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"threshold": 0.6}, {"min_lesion_mm3": 9.0}, {"registration": "none"}, {"device": "auto"}],
+)
+def test_other_settings_make_everything_anew(change, here, data, settings, tmp_path, monkeypatch):
+    out = Path(shutil.copytree(here.table.parent, tmp_path / "out"))
+    monkeypatch.setattr(one, "predict", forbidden)
+    again = segment_cohort(data, out, replace(settings, **change), resume=True)
+    assert not any(outcome.reused for outcome in again.outcomes)
+
+
+def test_a_setting_given_as_the_weights_have_it_is_the_same_setting(
+    here, data, settings, tmp_path, monkeypatch
+):
+    out = Path(shutil.copytree(here.table.parent, tmp_path / "out"))
+    monkeypatch.setattr(one, "predict", forbidden)
+    again = segment_cohort(data, out, replace(settings, threshold=0.55), resume=True)
+    assert sum(outcome.reused for outcome in again.outcomes) == len(GOOD)
+
+
+def test_other_weights_of_the_same_name_make_everything_anew(
+    here, data, settings, tmp_path, monkeypatch
+):
+    out = Path(shutil.copytree(here.table.parent, tmp_path / "out"))
+    network, info, _ = load_weights(Path(settings.weights))
+    path = tmp_path / Path(settings.weights).name
+    save_weights(path, network.state_dict(), replace(info, version="2"))
+    monkeypatch.setattr(one, "predict", forbidden)
+    again = segment_cohort(data, out, replace(settings, weights=str(path)), resume=True)
+    assert not any(outcome.reused for outcome in again.outcomes)
+
+
+def test_the_next_exam_is_read_while_one_is_in_the_network(data, settings, tmp_path, monkeypatch):
+    """An exam leaves the network only when the next has been read; more than one never is in it."""
+    read = {name: Event() for name in (*GOOD, "broken")}
+    inside: list[str] = []
+    order: list[str] = []
+
+    def pretended(flair, mask, t1, t2, settings, progress, extras, model):
+        name = flair.parent.name
+        progress("read", 0, 1)
+        read[name].set()
+        progress("network", 0, 1)
+        inside.append(name)
+        order.append(name)
+        assert len(inside) == 1
+        if len(order) < len(read):
+            others = [event for other, event in read.items() if other not in order]
+            assert any(event.wait(30) for event in others)
+        inside.remove(name)
+        progress("lesions", 0, 1)
+        record = {"lesion_count": 0, "lesion_volume_ml": 0, "missing_sequences": []}
+        return SimpleNamespace(record={**record, "output_sha256": "", "warnings": []})
+
+    monkeypatch.setattr(one, "predict", pretended)
+    cohort = segment_cohort(data, tmp_path / "out", settings)
+    assert [outcome.exam for outcome in cohort.failures] == ["empty"]
+    assert sorted(order) == sorted(read)
+
+
+class CountedLock:
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def acquire(self) -> bool:
+        self.calls.append("acquire")
+        return True
+
+    def release(self) -> None:
+        self.calls.append("release")
+
+
+def test_the_network_is_taken_and_given_back_once_also_after_a_failure():
+    turn = CountedLock()
+    with one.one_in_the_network(turn) as progress:
+        for stage in ("read", "network", "network", "network", "lesions", "lesions"):
+            progress(stage, 0, 1)
+    assert turn.calls == ["acquire", "release"]
+    with suppress(MemoryError), one.one_in_the_network(turn) as progress:
+        progress("network", 0, 1)
+        raise MemoryError
+    assert turn.calls == ["acquire", "release"] * 2
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "ran out of memory"),
+        (ZeroDivisionError("by\nzero"), "ZeroDivisionError: by zero; segment it by itself"),
+    ],
+)
+def test_an_unforeseen_error_is_an_exams_own(error, words, data, settings, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(one, "predict", fail)
+    cohort = segment_cohort(data, tmp_path / "out", settings)
+    assert len(cohort.failures) == len(cohort.outcomes)
+    assert words in cohort.outcomes[0].reason
+    assert not [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
+
+
+def test_a_stopped_run_leaves_a_table_of_what_was_done(data, settings, tmp_path, monkeypatch):
+    def stop(stage: str, steps: int, total: int) -> None:
+        if steps == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(one, "predict", forbidden)
+    with pytest.raises(KeyboardInterrupt):
+        segment_cohort(data, tmp_path / "out", settings, progress=stop)
+    table = (tmp_path / "out" / "cohort.tsv").read_text()
+    assert table.count("run again with --resume") == len(table.splitlines()) - 1 - 2
+
+
+def test_folders_that_cannot_be_the_output_are_refused(data, settings, tmp_path):
+    data = Path(shutil.copytree(data, tmp_path / "data"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    (tmp_path / "file").touch()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for folder, words in {
+        data: "lies in the data",
+        data / "a": "lies in the data",
+        data / "out": "lies in the data",
+        tmp_path / "full": "new or empty folder",
+        tmp_path / "file": "is a file",
+        tmp_path / "file" / "out": "cannot be made",
+    }.items():
+        with pytest.raises(InputError, match=words):
+            segment_cohort(data, folder, settings)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        (Settings(weights="best"), WeightsError),
+        (Settings(threshold=2.0), InputError),
+        (Settings(device="tpu"), DeviceError),
+    ],
+)
+def test_what_no_exam_could_do_with_is_refused_before_any(bad, error, data, settings, tmp_path):
+    bad = bad if bad.weights == "best" else replace(bad, weights=settings.weights)
+    with pytest.raises(error):
+        segment_cohort(data, tmp_path / "out", bad)
+    assert not (tmp_path / "out").exists()
