@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from rsaseg import __version__
 from rsaseg.console import messages, output, show_progress
 from rsaseg.errors import InputError, RsasegError
+
+if TYPE_CHECKING:
+    from rsaseg.predict import Settings
 
 app = typer.Typer(
     help="Segment multiple-sclerosis lesions on T1, T2 and T2-FLAIR. For research use only.",
@@ -45,8 +48,10 @@ def _common(
 
 @app.command()
 def predict(
-    flair: Annotated[Path, typer.Option(help="T2-FLAIR, .nii or .nii.gz.")],
-    mask: Annotated[Path, typer.Option("-o", "--output", help="Lesion mask to write.")],
+    mask: Annotated[
+        Path, typer.Option("-o", "--output", help="Lesion mask to write; for many exams a folder.")
+    ],
+    flair: Annotated[Path | None, typer.Option(help="T2-FLAIR, .nii or .nii.gz.")] = None,
     t1: Annotated[Path | None, typer.Option(help="T1; may be missing.")] = None,
     t2: Annotated[Path | None, typer.Option(help="T2; may be missing.")] = None,
     weights: Annotated[
@@ -70,8 +75,18 @@ def predict(
         Path | None,
         typer.Option(help="How far the mirrored exam's answer differs, to write; doubles time."),
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Many exams: a folder with a folder per exam.")
+    ] = None,
+    bids: Annotated[Path | None, typer.Option(help="Many exams: a BIDS data set.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Many exams: leave those that are complete by hash.")
+    ] = False,
+    dask: Annotated[
+        str | None, typer.Option(help="Many exams: Dask scheduler, its address or file.")
+    ] = None,
 ) -> None:
-    """Segment one exam and write its lesion mask, with a lesion table and a record beside it."""
+    """Segment an exam, or many, and write lesion masks with a table and a record beside each."""
     from rsaseg.networks.weights import DEFAULT_WEIGHTS
     from rsaseg.predict import Extras, Settings
     from rsaseg.predict import predict as run
@@ -79,8 +94,15 @@ def predict(
     settings = Settings(
         weights or DEFAULT_WEIGHTS, device, threshold, min_lesion_mm3, registration, force
     )
+    extras = Extras(labels, probability, uncertainty, report)
+    if data is not None or bids is not None:
+        of_one = {"flair": flair, "t1": t1, "t2": t2, **extras.paths()}
+        _check_many(data, bids, [name for name, path in of_one.items() if path is not None])
+        _predict_many(data or bids or Path(), mask, settings, bids is not None, resume, dask)
+        return
+    if flair is None or resume or dask:
+        raise InputError("give --flair for one exam, or --data or --bids for many")
     with show_progress() as progress:
-        extras = Extras(labels, probability, uncertainty, report)
         result = run(flair, mask, t1, t2, settings, progress, extras)
     for warning in result.warnings:
         messages.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
@@ -98,6 +120,66 @@ def predict(
         markup=False,
         soft_wrap=True,
     )
+
+
+def _check_many(data: Path | None, bids: Path | None, of_one: list[str]) -> None:
+    if data is not None and bids is not None:
+        raise InputError("--data and --bids: give one of them")
+    if of_one:
+        raise InputError(f"--{of_one[0]}: is for one exam; leave it out with --data or --bids")
+
+
+def _predict_many(
+    data: Path, folder: Path, settings: Settings, bids: bool, resume: bool, dask: str | None
+) -> None:
+    from rsaseg.cohort.run import segment_cohort
+
+    with show_progress() as progress:
+        result = segment_cohort(
+            data, folder, settings, bids=bids, resume=resume, dask=dask, progress=progress
+        )
+    failures = result.failures
+    for one in failures[:20]:
+        messages.print(
+            f"failed: {one.exam}: {one.reason}", highlight=False, markup=False, soft_wrap=True
+        )
+    left = sum(one.reused for one in result.outcomes)
+    output.print(
+        f"{result.table}: {len(result.outcomes) - len(failures)} of {len(result.outcomes)} exams "
+        f"done{f', {left} of them before' if left else ''}, {len(failures)} failed. "
+        f"Open {result.page}. Research use only.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    record: Annotated[Path, typer.Argument(help="The .json file beside a mask.")],
+    t1: Annotated[Path | None, typer.Option(help="T1; else looked for beside it.")] = None,
+    t2: Annotated[Path | None, typer.Option(help="T2; else looked for beside it.")] = None,
+    flair: Annotated[Path | None, typer.Option(help="FLAIR; else looked for beside it.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="The same weights, where they lie elsewhere now.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Instead of the one it was made on.")] = None,
+) -> None:
+    """Segment an exam again as a mask's record says, and tell whether the same mask comes out."""
+    from rsaseg.verify import verify as run
+
+    given = {"T1": t1, "T2": t2, "FLAIR": flair}
+    inputs = {name: path for name, path in given.items() if path is not None}
+    with show_progress() as progress:
+        result = run(record, inputs, weights, device, progress)
+    for finding in result.findings:
+        messages.print(f"differs: {finding}", highlight=False, markup=False, soft_wrap=True)
+    verdict = "the same mask comes out" if result.same else "not verified, see above"
+    output.print(f"{result.mask}: {verdict}", highlight=False, markup=False, soft_wrap=True)
+    if not result.same:
+        raise typer.Exit(1)
 
 
 @app.command()
