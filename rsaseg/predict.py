@@ -16,6 +16,7 @@ from rsaseg.imaging import check_suffix
 from rsaseg.imaging.files import write_together
 from rsaseg.imaging.nifti import nifti_bytes
 from rsaseg.report.lesion_table import lesion_dictionary, lesion_tsv
+from rsaseg.report.page import report_html
 from rsaseg.segmentation import Model, Progress, Segmentation, Settings, segment
 
 __all__ = ["Extras", "Progress", "Segmentation", "Settings", "predict", "sidecar"]
@@ -169,8 +170,6 @@ def _contents(found: Segmentation, output: Path, extras: Extras) -> dict[Path, b
     }
     files |= {table: lesion_tsv(found.lesions), dictionary: lesion_dictionary()}
     if extras.report is not None:
-        from rsaseg.report.page import report_html
-
         good = {name: not one.problem for name, one in found.alignments.items()}
         files[extras.report] = report_html(
             found.images, found.labels, found.lesions, found.record, good

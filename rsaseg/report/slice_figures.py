@@ -29,6 +29,7 @@ from rsaseg.report.slices import (
 
 _ORDER = ("FLAIR", "T1", "T2")
 _MARGIN_VOX = 4
+_BUDGET_BYTES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,19 @@ def draw_slices(
     crop = crop_to(view.show(head), _MARGIN_VOX)
     lesions = view.show(labels)[crop]
     areas = lesion_areas(lesions)
-    shown = choose_slices(areas)
-    homes = home_slices(areas, shown)
     greys = {
         name: view.show(grey_levels(exam[name].data, head))[crop] for name in _ORDER if name in exam
     }
-    sections = []
-    for k in shown:
-        contours = _contours(lesions[k], view, {n for n in homes if homes[n] == k}, set(review))
+
+    def draw(k: int, at_home: set[int]) -> str:
+        contours = _contours(lesions[k], view, at_home, set(review))
         pictures = {name: grey[k] for name, grey in greys.items()}
-        sections.append(_section(k, _place(flair.grid, view, k), pictures, view, contours))
+        return _section(k, _place(flair.grid, view, k), pictures, view, contours)
+
+    large = int(view.show(head).sum(axis=(1, 2)).argmax())
+    shown = choose_slices(areas, most=_BUDGET_BYTES // len(draw(large, set())))
+    homes = home_slices(areas, shown)
+    sections = [draw(k, {n for n in homes if homes[n] == k}) for k in shown]
     with_lesions = int(np.count_nonzero(areas[1:].any(axis=0)))
     return SliceFigures("\n".join(sections), homes, len(shown), with_lesions)
 
@@ -137,13 +141,15 @@ def _contours(labels: NDArray[np.int32], view: View, at_home: set[int], review: 
         if box is None:
             continue
         rows, columns = box
-        path = outline(labels[box] == label, rows.start, columns.start)
+        mask = labels[box] == label
+        path = outline(mask, rows.start, columns.start)
+        row = rows.start + int(np.argmax(mask[:, -1]))  # of the voxel furthest to the right
         name = f' id="lesion-{label}"' if label in at_home else ""
         kind = "lesion review" if label in review else "lesion"
         parts.append(
             f'<g{name} class="{kind}">'
             f'<path transform="scale({across_mm:.6g} {down_mm:.6g})" d="{path}"/>'
-            f'<text x="{columns.stop * across_mm + 0.8:.1f}" y="{rows.start * down_mm + 1:.1f}">'
+            f'<text x="{columns.stop * across_mm + 0.8:.1f}" y="{(row + 0.5) * down_mm + 2:.1f}">'
             f"{label}</text></g>"
         )
     return "".join(parts)

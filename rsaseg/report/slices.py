@@ -82,7 +82,7 @@ def lesion_areas(labels: NDArray[np.int32]) -> NDArray[np.intp]:
     return areas
 
 
-def choose_slices(areas: NDArray[np.intp], usual: int = 24, most: int = 36) -> list[int]:
+def choose_slices(areas: NDArray[np.intp], usual: int = 20, most: int = 40) -> list[int]:
     """Return the slices to show: every lesion on one where it is large, the rest evenly spread.
 
     Parameters
@@ -104,7 +104,7 @@ def choose_slices(areas: NDArray[np.intp], usual: int = 24, most: int = 36) -> l
     if not candidates.size:
         n_slices = areas.shape[1]
         return sorted({int(k) for k in np.linspace(0.25, 0.75, 6) * (n_slices - 1)})
-    while len(chosen) < min(usual, candidates.size):
+    while len(chosen) < min(usual, most, candidates.size):
         gaps = np.abs(candidates[:, None] - np.array(chosen)).min(axis=1)
         chosen.append(int(candidates[gaps.argmax()]))
     return sorted(chosen)
