@@ -90,6 +90,16 @@ def test_lesions_are_of_three_kinds_and_lie_where_their_kind_does():
             assert near["grey"] > 0.5
 
 
+def test_heads_differ_in_size():
+    grid = phantom_grid((60, 70, 50), (4.0, 4.0, 4.0), (0, 0, 0))
+    volumes = []
+    for seed in range(4):
+        head = make_head(seed, lesions=False)
+        volumes.append(sample_tissues(head, grid)[1].sum() * grid.voxel_mm3 / head.size**3)
+    assert np.ptp(volumes) < 0.02 * np.mean(volumes)
+    assert 1.1e6 < np.mean(volumes) < 1.7e6  # mm3, with sulci and ventricles
+
+
 def test_lesions_do_not_touch_each_other():
     grid = phantom_grid((90, 110, 60), (1.4, 1.4, 2.0), (0, 0, 0))
     lesion = sample_tissues(make_head(1), grid)[0][..., TISSUES.index("lesion")] >= 0.5

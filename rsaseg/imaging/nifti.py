@@ -259,7 +259,6 @@ def nifti_bytes(data: NDArray[Any], header: Nifti1Header, suffix: str) -> bytes:
     header = geometry_header(header)
     header.set_data_dtype(data.dtype)
     header.set_data_shape(data.shape)
-    header["pixdim"] = geometry_header(header)["pixdim"]
     image_class: Any = nib.Nifti2Image if header["sizeof_hdr"] == 540 else nib.Nifti1Image
     raw: bytes = image_class(data, None, header).to_bytes()
     return gzip.compress(raw, compresslevel=6, mtime=0) if suffix == ".nii.gz" else raw

@@ -66,6 +66,7 @@ def make_image(data, affine, forms=(1, 1), image_class=nib.Nifti1Image):
     if not qform_code:
         header.set_zooms(nib.affines.voxel_sizes(affine))
     header.set_xyzt_units("mm", "sec")
+    header["pixdim"][4:] = (2.5, 3.5, 4.5, 5.5)  # repetition time and such
     header["descrip"] = b"Jane Doe 1970-01-01"
     header["aux_file"] = b"jane.txt"
     header["intent_name"] = b"Doe"
@@ -106,6 +107,7 @@ def test_a_mask_lands_on_the_grid_of_the_image_it_was_made_from(
     for field in GEOMETRY:
         assert_array_equal(written.header[field], source.header[field], field)
     assert_array_equal(written.header["pixdim"][:4], source.header["pixdim"][:4])
+    assert set(written.header["pixdim"][4:]) <= {0, 1}
     assert written.get_data_dtype() == np.uint8
     assert_array_equal(np.asarray(written.dataobj), mask)
     assert written.header.get_slope_inter() in ((None, None), (1, 0))
@@ -273,6 +275,14 @@ def test_an_error_while_renaming_leaves_the_folder_as_it_was(tmp_path, monkeypat
         write_atomic(target, b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["mask.nii"]
     assert target.read_bytes() == b"old"
+
+
+def test_a_mask_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    volume = as_volume(make_image(some_data(), some_affine()), "memory")
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(InputError, match=r"mask\.nii: cannot be written \(full\)"):
+        write_nifti(tmp_path / "mask.nii", np.ones(volume.data.shape, np.uint8), volume.header)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupt_while_writing_leaves_nothing(tmp_path, monkeypatch):
