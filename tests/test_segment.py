@@ -1,0 +1,297 @@
+"""Segmenting in memory and to files, with a network whose answer a person can work out."""
+
+from __future__ import annotations
+
+import doctest
+import hashlib
+import importlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rsaseg
+from rsaseg.errors import InputError
+from rsaseg.imaging import Grid, Volume, read_volume
+from rsaseg.imaging.files import write_together
+from rsaseg.networks.weights import WeightsInfo
+from rsaseg.phantom import Phantom, make_phantom, write_phantom
+from rsaseg.predict import Extras, predict
+from rsaseg.preprocessing import InputSpec, prepare, to_flair_grid
+from rsaseg.segmentation import Model, Settings, segment_exam, threshold_range, volume_at
+
+SPEC = InputSpec(spacing_mm=(3.0, 3.0, 5.5))
+Exam = dict[str, Path]
+
+
+class BrightOnFlair(nn.Module):
+    """Calls lesion what is bright on the FLAIR, and more so where the tissue to one side is not."""
+
+    def __init__(self, sidedness: float = 0.0) -> None:
+        super().__init__()
+        self.sidedness = sidedness
+
+    def forward(self, x: Tensor) -> Tensor:
+        flair = x[:, 2]
+        logit = 3 * (flair - 1.5) + self.sidedness * (flair - flair.roll(1, -1))
+        return torch.stack([torch.zeros_like(logit), logit], 1)
+
+
+def model_of(network: nn.Module) -> Model:
+    info = WeightsInfo(input=SPEC, threshold=0.5, min_lesion_mm3=60.0)
+    return Model(network, info, "bright", "0" * 64)  # type: ignore[arg-type]
+
+
+BRIGHT = model_of(BrightOnFlair())
+ALIGNED = Settings(registration="none")
+
+
+@pytest.fixture(scope="module")
+def small() -> Phantom:
+    return make_phantom(seed=2, shape_vox=(64, 76, 30), spacing_mm=(3.0, 3.0, 5.5))
+
+
+@pytest.fixture(scope="module")
+def files(small: Phantom, tmp_path_factory: pytest.TempPathFactory) -> Exam:
+    return write_phantom(tmp_path_factory.mktemp("small"), small)
+
+
+@pytest.fixture(scope="module")
+def found(files: Exam) -> rsaseg.Segmentation:
+    return rsaseg.segment(files["T1"], files["T2"], files["FLAIR"], ALIGNED, model=BRIGHT)
+
+
+def test_the_mask_is_what_the_network_says(found: rsaseg.Segmentation, files: Exam) -> None:
+    flair = read_volume(files["FLAIR"])
+    seen = prepare({"FLAIR": flair}, SPEC)
+    probability = 1 / (1 + np.exp(-3 * (seen.image[2].astype(np.float64) - 1.5)))
+    expected = to_flair_grid(probability.astype(np.float32), seen.grid, flair.grid)
+    np.testing.assert_allclose(found.probability, expected, atol=1e-5)
+    assert found.mask.dtype == np.uint8
+    assert found.probability.dtype == np.float32
+    assert found.labels.dtype == np.int32
+    assert found.mask.any()
+    np.testing.assert_array_equal(found.mask == 1, found.labels > 0)
+    assert (found.probability[found.mask == 1] > 0.5).all()
+    assert found.uncertainty is None
+    sizes = np.bincount(found.labels.ravel())[1:] * flair.grid.voxel_mm3
+    assert sizes.min() >= 60
+    assert [lesion.volume_ml for lesion in found.lesions] == pytest.approx(sizes / 1000)
+    assert found.lesion_count == len(sizes) == found.record["lesion_count"]
+
+
+def test_images_in_memory_give_what_files_give(files: Exam, found: rsaseg.Segmentation) -> None:
+    t1, flair = nib.load(files["T1"]), nib.load(files["FLAIR"])
+    again = rsaseg.segment(t1, str(files["T2"]), flair, ALIGNED, model=BRIGHT)
+    np.testing.assert_array_equal(again.probability, found.probability)
+    fresh = nib.Nifti1Image(np.asarray(flair.dataobj), flair.affine)
+    alone = rsaseg.segment(None, None, fresh, model=BRIGHT)
+    assert alone.record["missing_sequences"] == ["T1", "T2"]
+    assert alone.record["input_sha256"] == {}
+    np.testing.assert_allclose(alone.probability, found.probability, atol=1e-5)
+
+
+def test_it_writes_and_prints_nothing(
+    files: Exam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in files.values()}
+    rsaseg.segment(None, None, files["FLAIR"], model=BRIGHT)
+    assert capfd.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
+    assert {path: path.read_bytes() for path in files.values()} == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (Settings(threshold=1.0), "threshold 1.0"),
+        (Settings(threshold=float("nan")), "threshold nan"),
+        (Settings(min_lesion_mm3=-1), "smallest lesion -1"),
+        (Settings(min_lesion_mm3=float("inf")), "smallest lesion inf"),
+    ],
+)
+def test_settings_without_sense(settings: Settings, words: str) -> None:
+    with pytest.raises(InputError, match=words):  # before the file is looked for
+        rsaseg.segment(None, None, "nowhere.nii", settings, model=BRIGHT)
+
+
+def test_other_things_than_images_are_refused() -> None:
+    with pytest.raises(InputError, match=r"T1: a ndarray; give a path"):
+        rsaseg.segment(np.zeros((3, 3, 3)), None, "x.nii", model=BRIGHT)
+
+
+def mirrored(volume: Volume) -> Volume:
+    return replace(volume, data=np.ascontiguousarray(volume.data[::-1]))
+
+
+@pytest.fixture(scope="module")
+def upright(small: Phantom) -> dict[str, Volume]:
+    """An exam whose first axis runs straight to the right."""
+    grid = Grid((64, 76, 30), np.diag([3.0, 3.0, 5.5, 1.0]))
+    return {name: replace(volume, grid=grid) for name, volume in small.images.items()}
+
+
+def test_uncertainty_is_the_difference_from_the_mirrored_exam(upright: dict[str, Volume]) -> None:
+    model, settings = model_of(BrightOnFlair(sidedness=1.0)), Settings(uncertainty=True)
+    result = segment_exam(upright, model, settings)
+    turned = segment_exam({k: mirrored(v) for k, v in upright.items()}, model, Settings())
+    back = turned.probability[::-1]
+    assert result.uncertainty is not None
+    assert result.uncertainty.max() > 0.1
+    np.testing.assert_allclose(result.uncertainty, abs(result.probability - back), atol=1e-4)
+    for lesion in result.lesions:
+        inside = result.labels == lesion.label
+        both = (result.probability[inside] + back[inside]) / 2
+        assert lesion.confidence == pytest.approx(both.max(), abs=1e-4)
+    again = segment_exam(upright, model, settings)
+    np.testing.assert_array_equal(again.uncertainty, result.uncertainty)
+    np.testing.assert_array_equal(result.mask, segment_exam(upright, model, Settings()).mask)
+
+
+def test_a_network_without_sides_is_certain(upright: dict[str, Volume]) -> None:
+    result = segment_exam(upright, BRIGHT, Settings(uncertainty=True))
+    assert result.uncertainty is not None
+    assert result.uncertainty.max() < 1e-6
+
+
+def test_volume_falls_as_the_threshold_rises(found: rsaseg.Segmentation) -> None:
+    low, high = found.volume_interval_ml
+    assert low < found.volume_ml < high
+    thresholds = np.linspace(0.05, 0.95, 10)
+    volumes = [volume_at(found.probability, found.grid, t, 60.0) for t in thresholds]
+    assert volumes == sorted(volumes, reverse=True)
+    assert found.record["interval_thresholds"] == [0.65, 0.35]
+    assert low == volume_at(found.probability, found.grid, 0.65, 60.0)
+
+
+def test_sensible_thresholds_stay_between_0_and_1() -> None:
+    assert threshold_range(0.5) == pytest.approx((0.35, 0.65))
+    assert threshold_range(0.1) == pytest.approx((0.05, 0.25))
+    assert threshold_range(0.9) == pytest.approx((0.75, 0.95))
+
+
+def all_outputs(folder: Path) -> tuple[Path, Extras]:
+    names = {
+        "labels": "l.nii",
+        "probability": "p.nii.gz",
+        "uncertainty": "u.nii.gz",
+        "report": "r.html",
+    }
+    return folder / "m.nii.gz", Extras(**{key: folder / name for key, name in names.items()})
+
+
+def test_every_file_is_written_and_none_without_its_hash(
+    files: Exam, found: rsaseg.Segmentation, tmp_path: Path
+) -> None:
+    mask, extras = all_outputs(tmp_path)
+    predict(files["FLAIR"], mask, files["T1"], files["T2"], ALIGNED, extras=extras, model=BRIGHT)
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    record = json.loads(written.pop("m.json"))
+    beside = {"m.nii.gz", "m_lesions.tsv", "m_lesions.json"}
+    assert written.keys() == beside | {"l.nii", "p.nii.gz", "u.nii.gz", "r.html"}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
+    assert record["files_sha256"] == hashes
+    assert record["output_sha256"] == hashes["m.nii.gz"]
+    images = {name: nib.load(tmp_path / name) for name in written if ".nii" in name}
+    flair = nib.load(files["FLAIR"])
+    types = {"m.nii.gz": "uint8", "l.nii": "int32", "p.nii.gz": "float32", "u.nii.gz": "float32"}
+    for name, image in images.items():
+        assert image.get_data_dtype() == types[name]
+        np.testing.assert_array_equal(image.affine, flair.affine)
+    np.testing.assert_array_equal(images["l.nii"].dataobj, found.labels)
+    np.testing.assert_array_equal(images["p.nii.gz"].dataobj, found.probability)
+    header, *rows = written["m_lesions.tsv"].decode().splitlines()
+    assert header.split("\t") == list(json.loads(written["m_lesions.json"]))
+    assert len(rows) == found.lesion_count
+    assert "--uncertainty u.nii.gz" in " ".join(record["command"])
+    again = tmp_path / "again"
+    again.mkdir()
+    mask, extras = all_outputs(again)
+    predict(files["FLAIR"], mask, files["T1"], files["T2"], ALIGNED, extras=extras, model=BRIGHT)
+    assert {p.name: p.read_bytes() for p in again.iterdir() if p.name != "m.json"} == written
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"labels": "l.png"}, "l.png: not a NIfTI name"),
+        ({"report": "r.pdf"}, "r.pdf: the report is a web page"),
+        ({"report": "none/r.html"}, "r.html: its folder does not exist"),
+        ({"probability": "m.nii.gz"}, "m.nii.gz: two outputs"),
+        ({"labels": "u.nii.gz"}, "u.nii.gz: two outputs"),
+        ({"uncertainty": "flair.nii.gz"}, "flair.nii.gz: is an input"),
+        ({"report": "folder.html"}, "folder.html: is a folder"),
+    ],
+)
+def test_a_bad_output_is_refused_before_any_work(
+    changed: dict[str, str], words: str, files: Exam, tmp_path: Path
+) -> None:
+    (tmp_path / "folder.html").mkdir()
+    flair = tmp_path / "flair.nii.gz"
+    flair.write_bytes(files["FLAIR"].read_bytes())
+    mask, extras = all_outputs(tmp_path)
+    extras = replace(extras, **{key: tmp_path / name for key, name in changed.items()})
+    stages: list[str] = []
+    with pytest.raises(InputError, match=words):
+        predict(
+            flair,
+            mask,
+            extras=extras,
+            model=BRIGHT,
+            progress=lambda stage, *_: stages.append(stage),
+        )
+    assert stages == []
+    assert {path.name for path in tmp_path.iterdir()} == {"folder.html", "flair.nii.gz"}
+
+
+def test_the_lesion_table_may_not_replace_an_input(files: Exam, tmp_path: Path) -> None:
+    weights = tmp_path / "m_lesions.json"
+    weights.write_text("{}")
+    with pytest.raises(InputError, match=r"m_lesions\.json: is an input"):
+        predict(files["FLAIR"], tmp_path / "m.nii", settings=Settings(weights=str(weights)))
+
+
+def test_files_are_written_together_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "a"
+    old.write_text("old")
+    with pytest.raises(InputError, match="b: cannot be written"):
+        write_together({old: b"new", tmp_path / "missing" / "b": b"new"})
+    assert old.read_text() == "old"
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"a: cannot be written .*No space"):
+        write_together({old: b"new", tmp_path / "b": b"new"})
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    write_together({old: b"new", tmp_path / "b": b"more"})
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"new", "b": b"more"}
+
+
+def test_the_documented_examples(files: Exam, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("rsaseg.segmentation.segment")
+    monkeypatch.setattr(module, "load_model", lambda name: BRIGHT)
+    paths = {"t1": files["T1"], "t2": files["T2"], "flair": files["FLAIR"]}
+    done = doctest.testmod(module, extraglobs=paths)
+    assert done.attempted > 5
+    assert done.failed == 0
+
+
+def test_the_package_offers_what_its_stub_says() -> None:
+    stub = (Path(rsaseg.__file__).parent / "__init__.pyi").read_text()
+    names = {line.split(" as ")[1] for line in stub.splitlines() if " as " in line}
+    assert names <= set(dir(rsaseg))
+    assert all(callable(getattr(rsaseg, name)) for name in names)
+    with pytest.raises(AttributeError, match="no attribute 'segmant'"):
+        rsaseg.segmant  # noqa: B018
