@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,13 +17,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from rsaseg.errors import InputError
+from rsaseg.errors import InputError, RsasegError
 from rsaseg.networks.unet import NetworkConfig
 from rsaseg.training.cases import CachedCase
-from rsaseg.training.loader import draw_batch
+from rsaseg.training.checkpoint import read_run
+from rsaseg.training.loader import draw_batch, draw_batches
 from rsaseg.training.loop import fit, update_average
 from rsaseg.training.recipe import Recipe
+from rsaseg.training.stop import StoppedError
 
 SMALL = Recipe(
     network=NetworkConfig(
@@ -96,6 +101,111 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_losses(tmp_path: Path) -
     for a, b in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
     assert not list((tmp_path / "killed").glob("*.part.*"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Losses of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    fit(SMALL, make_cases(), folder, CPU)
+    return losses(folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_signal_costs_no_step(
+    number: signal.Signals, whole: list[str], tmp_path: Path
+) -> None:
+    def stop(done: int, *_: float) -> None:
+        if done == 4:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(StoppedError, match="stopped after step 5 of 12") as stopped:
+        fit(SMALL, make_cases(), tmp_path, CPU, stop)
+    assert stopped.value.exit_code == 128 + number
+    assert signal.getsignal(number) is before
+    assert losses(tmp_path) == whole[:5]
+    fit(SMALL, make_cases(), tmp_path, CPU)
+    assert losses(tmp_path) == whole
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(whole: list[str], tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    kept: list[bytes] = []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(done: int, *_: float) -> None:
+        if done == 4:
+            kept.append(checkpoint.read_bytes())
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+
+    try:
+        with pytest.raises(RsasegError, match=r"checkpoint.safetensors: cannot be written"):
+            fit(SMALL, make_cases(), tmp_path, CPU, fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert kept == [checkpoint.read_bytes()]
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.safetensors", "log.csv"}
+    fit(SMALL, make_cases(), tmp_path, CPU)
+    assert losses(tmp_path) == whole
+
+
+def test_a_checkpoint_of_an_older_version_goes_on(whole: list[str], tmp_path: Path) -> None:
+    class EnoughError(Exception):
+        pass
+
+    def stop(done: int, *_: float) -> None:
+        if done == 4:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        fit(SMALL, make_cases(), tmp_path, CPU, stop)
+    path = tmp_path / "checkpoint.safetensors"
+    run = json.loads(read_run(path))
+    for name in ("loss", "optimizer", "rate_power", "start"):
+        del run["recipe"][name]
+    for name in ("mirror", "near_lesion"):
+        del run["recipe"]["augmentation"][name]
+    del run["recipe"]["network"]["block"]
+    save_file(load_file(path), path, {"run": json.dumps(run)})
+    rows = [line.split(",")[:5] for line in (tmp_path / "log.csv").read_text().splitlines()]
+    (tmp_path / "log.csv").write_text("\n".join(map(",".join, rows)) + "\n")
+    fit(SMALL, make_cases(), tmp_path, CPU)
+    assert losses(tmp_path) == whole
+    run["recipe"]["loss"] = "another"
+    save_file(load_file(path), path, {"run": json.dumps(run)})
+    with pytest.raises(InputError, match=r"not the same loss"):
+        fit(SMALL, make_cases(), tmp_path, CPU)
+
+
+def test_fine_tuning_starts_from_the_weights_and_is_a_run_of_its_own(tmp_path: Path) -> None:
+    tune = replace(SMALL, steps=1, learning_rate=1e-9, averaging=0)
+    start = fit(replace(SMALL, steps=4), make_cases(), tmp_path / "first", CPU).state_dict()
+    tuned = fit(tune, make_cases(), tmp_path / "second", CPU, start=start).state_dict()
+    for name, value in start.items():
+        assert torch.allclose(tuned[name], value, atol=1e-6), name
+    with pytest.raises(InputError, match="not the same start"):
+        fit(tune, make_cases(), tmp_path / "second", CPU)
+
+
+def test_cases_held_out_are_scored_and_change_nothing(whole: list[str], tmp_path: Path) -> None:
+    fit(SMALL, make_cases(), tmp_path, CPU, held_out=make_cases()[:1])
+    assert losses(tmp_path) == whole
+    with (tmp_path / "log.csv").open(newline="") as file:
+        told = [row["held_out_dice"] for row in csv.DictReader(file)]
+    assert [bool(value) for value in told] == [False, False, True] * 4
+    assert all(0 <= float(value) <= 1 for value in told if value)
+
+
+def test_batches_drawn_ahead_are_the_ones_drawn_in_turn() -> None:
+    cases = make_cases()
+    batches = list(draw_batches(SMALL, cases, 9))
+    assert [batch.step for batch in batches] == [9, 10, 11]
+    for batch in batches:
+        images, lesions, names = draw_batch(SMALL, cases, batch.step)
+        assert torch.equal(batch.images, images)
+        assert torch.equal(batch.lesions, lesions)
+        assert batch.names == names
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:

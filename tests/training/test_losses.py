@@ -7,7 +7,12 @@ import math
 import pytest
 import torch
 
-from rsaseg.training.losses import dice_loss, weighted_cross_entropy
+from rsaseg.training.losses import (
+    LOSSES,
+    dice_loss,
+    exponential_weights,
+    weighted_cross_entropy,
+)
 
 
 def test_weighted_cross_entropy_is_the_formula() -> None:
@@ -40,3 +45,31 @@ def test_dice_loss_pools_the_batch() -> None:
     logits, lesion = torch.randn(2, 2, 3, 3, 3), (torch.rand(2, 3, 3, 3) > 0.5).float()
     joined = dice_loss(logits.transpose(0, 1).reshape(1, 2, 6, 3, 3), lesion.reshape(1, 6, 3, 3))
     assert float(dice_loss(logits, lesion)) == pytest.approx(float(joined), abs=1e-6)
+
+
+def test_the_papers_weights_are_the_printed_ones() -> None:
+    r = 5.15e-4  # the paper's
+    rare, common = exponential_weights(r)
+    total = math.exp(r) + math.exp(1 - r)
+    assert common == pytest.approx(math.exp(r) / total)
+    assert rare == pytest.approx(math.exp(1 - r) / total)
+    assert rare > 0.73
+    torch.manual_seed(3)
+    logits, lesion = torch.randn(1, 2, 2, 3, 2), torch.rand(1, 2, 3, 2)
+    for name, weight in (("exponential-ce", rare), ("exponential-ce-as-printed", common)):
+        expected = weighted_cross_entropy(logits, lesion, weight)
+        assert float(LOSSES[name](logits, lesion, r)) == pytest.approx(float(expected))
+
+
+def test_where_each_weighting_begins_to_say_lesion() -> None:
+    """Trained to the end on voxels that are lesion with probability q, by gradient descent."""
+    q = torch.linspace(0.05, 0.95, 19)
+    for name, begins in (("exponential-ce", 0.27), ("exponential-ce-as-printed", 0.73)):
+        logits = torch.zeros(1, 2, 19, 1, 1, requires_grad=True)
+        optimizer = torch.optim.Adam([logits], lr=0.1)
+        for _ in range(400):
+            optimizer.zero_grad()
+            LOSSES[name](logits, q.view(1, 19, 1, 1), 5.15e-4).backward()
+            optimizer.step()
+        says_lesion = logits.detach().softmax(1)[0, 1, :, 0, 0] > 0.5
+        assert torch.equal(says_lesion, q > begins), name

@@ -1,0 +1,193 @@
+"""Training from a folder of cases to weights, card and evaluation, and everything it refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "training"))
+from crude_exams import make_exam, write_case
+
+from rsaseg.errors import InputError
+from rsaseg.metrics import dice
+from rsaseg.networks.unet import NetworkConfig
+from rsaseg.networks.weights import load_weights
+from rsaseg.train import TrainingResult, train
+from rsaseg.training.cases import DataSetError
+from rsaseg.training.recipe import Recipe
+from rsaseg.training.splits import Validation
+
+RECIPE = Recipe(
+    network=NetworkConfig(channels=(8, 16), patch_vox=(1, 2, 2)),
+    steps=8,
+    batch=2,
+    crop_vox=(16, 48, 48),
+    warmup=1,
+    learning_rate=1e-2,
+    averaging=0.5,
+    checkpoint_every=4,
+)
+NAMES = ("anna-t1", "anna-t2", "boris", "ewa")
+FOLDS = Validation(folds=2)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for seed, name in enumerate(NAMES):
+        exam = make_exam(seed)
+        if name == "boris":
+            del exam["T2"]
+        write_case(folder / name, exam)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("training") / "out"
+
+
+@pytest.fixture(scope="module")
+def result(data: Path, output: Path) -> TrainingResult:
+    result = train([data], output, RECIPE, FOLDS, "cpu", citation=["Doe 2020"])
+    assert result is not None
+    return result
+
+
+def test_weights_carry_what_was_chosen(result: TrainingResult, output: Path) -> None:
+    _, info, _ = load_weights(output / "weights.safetensors")
+    assert result.choice is not None
+    assert info.threshold == result.choice.threshold
+    assert info.min_lesion_mm3 == result.choice.min_lesion_mm3
+    assert info.network == RECIPE.network
+    assert info.window_vox == RECIPE.crop_vox
+    assert info.training_data == ("Doe 2020",)
+    assert len(result.notes) == 1
+    assert "boris: without T2" in result.notes[0]
+
+
+def test_each_case_is_segmented_by_a_network_that_never_saw_its_patient(
+    result: TrainingResult, output: Path
+) -> None:
+    splits = json.loads((output / "splits.json").read_text())["splits"]
+    assert sorted(name for split in splits for name in split["test"]) == list(NAMES)
+    for split in splits:
+        log = (output / split["name"] / "log.csv").read_text()
+        assert not any(name in log for name in split["test"])
+    assert ("anna-t1" in splits[0]["test"]) == ("anna-t2" in splits[0]["test"])
+
+
+def test_the_evaluation_is_of_the_masks_on_disk(
+    result: TrainingResult, data: Path, output: Path
+) -> None:
+    evaluation = json.loads((output / "out-of-fold" / "evaluation.json").read_text())
+    rows = {row["case"]: row for row in evaluation["cases"]}
+    assert set(rows) == set(NAMES)
+    found = []
+    for name in NAMES:
+        mask = nib.load(output / "out-of-fold" / f"{name}.nii.gz")
+        truth = nib.load(data / name / "lesion.nii")
+        assert np.array_equal(mask.affine, truth.affine)
+        found.append(dice(np.asarray(mask.dataobj), np.asarray(truth.dataobj)))
+        assert rows[name]["dice"] == pytest.approx(found[-1], abs=1e-6)
+    assert result.sample_average_dice == pytest.approx(np.mean(found))
+    assert {row["patient"] for row in rows.values()} == {"anna", "boris", "ewa"}
+
+
+def test_card_and_picture(result: TrainingResult, output: Path) -> None:
+    card = (output / "model-card.md").read_text()
+    assert "For research use only" in card
+    assert "4 cases of 3 patients; 1 without T2" in card
+    assert "2-fold cross-validation by patient" in card
+    assert "Doe 2020" in card
+    assert load_weights(output / "weights.safetensors")[2] in card
+    figure = next(line for line in card.splitlines() if line.startswith("| dice |"))
+    assert float(figure.split("|")[2]) == pytest.approx(result.sample_average_dice, abs=1e-3)
+    assert not any(name in card for name in NAMES)  # folders may be named after people
+    picture = ET.fromstring((output / "curves.svg").read_text())
+    words = {element.text for element in picture.iter() if element.text}
+    assert {"fold-0", "fold-1", "final", "loss", "Dice of crops"} <= words
+
+
+def test_the_same_call_again_changes_nothing(
+    result: TrainingResult, data: Path, output: Path
+) -> None:
+    before = contents(output)
+    again = train([data], output, RECIPE, FOLDS, "cpu", citation=["Doe 2020"])
+    assert again is not None
+    assert again.choice == result.choice
+    assert contents(output) == before
+
+
+def test_what_does_not_belong_to_the_folder_is_refused(
+    result: TrainingResult, data: Path, output: Path, tmp_path: Path
+) -> None:
+    before = contents(output)
+    for recipe, validation, words in (
+        (replace(RECIPE, seed=2), FOLDS, "fold-0.*not the same seed"),
+        (RECIPE, Validation(folds=3), "of a run with 2 networks .* now 3"),
+        (replace(RECIPE, network=replace(RECIPE.network, block="ncl")), FOLDS, "same network"),
+    ):
+        with pytest.raises(InputError, match=words):
+            train([data], output, recipe, validation, "cpu")
+    assert contents(output) == before
+    (tmp_path / "weights.safetensors").write_bytes(b"mine")
+    with pytest.raises(InputError, match="would be overwritten"):
+        train([data], tmp_path, RECIPE, device="cpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def test_every_problem_is_told_before_anything_is_written(data: Path, tmp_path: Path) -> None:
+    bad, out = tmp_path / "bad", tmp_path / "out"
+    write_case(bad / "a", make_exam(1) | {"lesion": 3 * make_exam(1)["lesion"]})
+    write_case(bad / "b", make_exam(2) | {"T1": make_exam(2)["T1"][:-1]})
+    (bad / "c").mkdir()
+    (bad / "c" / "flair.nii").write_bytes(b"")
+    with pytest.raises(DataSetError) as error:
+        train([bad, tmp_path / "nowhere"], out, RECIPE, device="cpu")
+    told = "\n".join(error.value.problems)
+    for words in ("only 0 and 1", "T1 is on", "c: has no lesion", "no such folder"):
+        assert words in told
+    assert len(error.value.problems) == 4
+    assert not out.exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no cases found"):
+        train([tmp_path / "empty"], out, RECIPE, device="cpu")
+    with pytest.raises(InputError, match="fewer than the crop's"):
+        train([data], out, replace(RECIPE, crop_vox=(16, 48, 480)), device="cpu")
+    with pytest.raises(InputError, match="GiB are free"):
+        train([data], out, replace(RECIPE, batch=200_000), device="cpu")
+    assert not out.exists()
+
+
+def test_fine_tuning_from_weights_and_random_splits(
+    result: TrainingResult, data: Path, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, steps=1, learning_rate=1e-8)
+    splits = Validation(splits=2, train_size=2)
+    tuned = train([data], tmp_path, recipe, splits, "cpu", init=str(result.weights))
+    assert tuned is not None
+    first, second = (load_weights(r.weights)[0].state_dict() for r in (result, tuned))
+    for name, value in first.items():
+        assert np.allclose(value, second[name], atol=1e-3), name
+    assert list(tuned.evaluations) == ["split-0", "split-1"]
+    table = (tmp_path / "out-of-fold" / "splits.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in table] == [
+        *("split", "split-0", "split-1", "mean", "spread")
+    ]
+    dices = [float(line.split("\t")[1]) for line in table[1:]]
+    assert dices[2] == pytest.approx(np.mean(dices[:2]), abs=1e-5)
+    other = replace(recipe, network=replace(recipe.network, attention="000"))
+    with pytest.raises(InputError, match="weights of another network"):
+        train([data], tmp_path / "x", other, device="cpu", init=str(result.weights))

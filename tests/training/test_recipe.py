@@ -1,0 +1,102 @@
+"""The seven networks and the two recipes."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from rsaseg.errors import InputError
+from rsaseg.networks.attention import NonLocalBlock, RSABlock
+from rsaseg.networks.unet import DEFAULT, MODELS, NetworkConfig, RSANet, name_model
+from rsaseg.training.memory import check_memory, free_bytes, step_bytes
+from rsaseg.training.recipe import RECIPES, Recipe, make_recipe
+
+PLACES = {
+    "000": [],
+    "010": ["attend_bottom"],
+    "101": ["attend_encoder", "attend_decoder"],
+    "111": ["attend_encoder", "attend_bottom", "attend_decoder"],
+}
+TINY = NetworkConfig(channels=(8, 8, 16))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_each_model_has_its_block_at_its_places_and_learns(model: str) -> None:
+    torch.manual_seed(0)
+    network = RSANet(name_model(model, TINY))
+    kind, places = {"u": (None, "000"), "n": (NonLocalBlock, 0), "r": (RSABlock, 0)}[model[0]]
+    found = [n for n, m in network.named_modules() if isinstance(m, NonLocalBlock | RSABlock)]
+    assert found == PLACES[places or model[-3:]]
+    assert all(type(network.get_submodule(name)) is kind for name in found)
+    logits = network(torch.randn(1, 3, 4, 8, 12))
+    assert logits.shape == (1, 2, 4, 8, 12)
+    logits.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_there_are_the_seven_of_table_1() -> None:
+    assert set(MODELS) == {
+        *("unet", "ncl-010", "ncl-101", "ncl-111", "rsa-010", "rsa-101", "rsa-111")
+    }
+    assert name_model("rsa-111", DEFAULT) == DEFAULT
+    with pytest.raises(InputError, match="unknown; choose one of unet"):
+        name_model("rsa-000", DEFAULT)
+
+
+def test_the_papers_recipe_is_section_3_1() -> None:
+    recipe = make_recipe("paper", "ncl-101")
+    assert (recipe.network.block, recipe.network.attention) == ("ncl", "101")
+    assert recipe.network.channels == (32, 64, 128, 256, 512)
+    assert (recipe.steps, recipe.batch, recipe.optimizer) == (800, 4, "adam")
+    assert (recipe.learning_rate, recipe.weight_decay) == (1e-3, 1e-5)
+    assert {recipe.rate(step) for step in range(800)} == {1e-3}
+    assert recipe.clip_norm == math.inf
+    assert not any(value for name, value in asdict(recipe.augmentation).items() if name != "mirror")
+
+
+def test_the_default_recipe_is_that_of_the_shipped_weights() -> None:
+    assert make_recipe() == Recipe() == RECIPES["default"]
+    stored = json.loads(
+        """{"augmentation": {"drop": 0.2, "grey": 1.0, "rotation_deg": 15.0, "scale": 0.15,
+        "stripped": 0.35, "thick": 0.2, "tilt_deg": 6.0}, "averaging": 0.99, "batch": 2,
+        "checkpoint_every": 50, "clip_norm": 1.0, "crop_vox": [32, 128, 96],
+        "learning_rate": 0.001, "network": {"attention": "111", "channels": [32, 48, 96, 192],
+        "classes": 2, "flat_levels": 1, "groups": 8, "in_channels": 3, "patch_vox": [1, 2, 2],
+        "scaled_attention": true, "stem_dropout": 0.0}, "seed": 1, "steps": 1100,
+        "warmup": 40, "weight_decay": 0.01}"""
+    )
+    now = json.loads(json.dumps(asdict(Recipe())))
+    for part in ("augmentation", "network"):
+        assert now[part].items() >= stored[part].items()
+    assert {k: v for k, v in now.items() if k in stored and not isinstance(v, dict)} == {
+        k: v for k, v in stored.items() if not isinstance(v, dict)
+    }
+
+
+def test_options_change_a_recipe_and_nonsense_is_refused() -> None:
+    recipe = make_recipe(model="unet", steps=7, batch=None, crop_vox=(8, 16, 16))
+    assert recipe == replace(
+        Recipe(), steps=7, crop_vox=(8, 16, 16), network=replace(DEFAULT, attention="000")
+    )
+    for wrong in ({"learning_rate": 0.0}, {"crop_vox": (0, 8, 8)}, {"batch": 0}):
+        with pytest.raises(InputError, match="numbers over 0"):
+            make_recipe(**wrong)
+    with pytest.raises(InputError, match="unknown; choose one of default, paper"):
+        make_recipe("best")
+
+
+def test_a_step_that_cannot_fit_is_refused_with_both_figures() -> None:
+    recipe = Recipe(network=TINY, crop_vox=(32, 64, 64))
+    one = step_bytes(recipe, 1)
+    features = 32 * 64 * 64 * 8 * 4  # one feature map of the top level; a dozen are kept
+    assert 8 * features < one < 40 * features
+    assert 1.9 < step_bytes(recipe, 2) / one < 2
+    cpu = torch.device("cpu")
+    check_memory(recipe, 1, cpu)
+    if free_bytes(cpu) is not None:
+        with pytest.raises(InputError, match=r"GiB, .* GiB are free; lower --batch"):
+            check_memory(replace(recipe, crop_vox=(3200, 6400, 6400)), 1, cpu)
