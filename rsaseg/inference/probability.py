@@ -13,8 +13,8 @@ from rsaseg.inference.device import choose_precision
 from rsaseg.inference.windows import Network, Progress, predict_whole, predict_windows
 
 MEMORY_BUDGET_BYTES = 2 * 2**30
-"""What a pass may take. A fixed figure, not the memory free at the moment: whole volume and
-windows differ slightly, and a mask must not depend on what else the machine is doing."""
+"""A budget for whole volumes. A fixed figure, not the memory free at the moment: whole volume and
+windows differ, and a mask must not depend on what else the machine is doing."""
 
 SMALLEST_WINDOW_VOX = 16
 LESION = 1
@@ -51,15 +51,14 @@ def predict_probability(
     image: Tensor,
     window_vox: tuple[int, int, int],
     device: torch.device,
-    overlap: float = 0.5,
+    overlap: float = 0.25,
     precision: str = "auto",
-    memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+    memory_budget_bytes: int = 0,
     progress: Progress | None = None,
 ) -> Prediction:
     """Return the lesion probability of every voxel.
 
-    The whole volume goes through the network at once if that fits the budget, else window by
-    window. A GPU that runs out of memory is tried again with smaller windows, and the result's
+    Window by window, or the whole volume at once if that fits the budget. A GPU that runs out of memory is tried again with smaller windows, and the result's
     note says so.
 
     Parameters
@@ -78,7 +77,9 @@ def predict_probability(
     precision : str
         See `rsaseg.inference.device.choose_precision`.
     memory_budget_bytes : int
-        What a pass may take; 0 always uses windows.
+        A volume estimated to take no more goes through whole; 0 always uses windows. One pass is
+        the faster, but statistics and attention over a whole head differ from those over the crops
+        of training, and masks with them: windows are the default.
     progress : callable, optional
         Called with the passes done and the passes in all.
 
@@ -124,7 +125,7 @@ def predict_probability(
 def bytes_per_voxel(network: nn.Module, image: Tensor, device: torch.device) -> float:
     """Estimate the memory a pass takes for each voxel of the image, from a pass over a corner.
 
-    Three times the largest input and output of one layer together: skipped connections, copies
+    Four times the largest input and output of one layer together: skipped connections, copies
     and scratch space come on top of the layer at work. Measured peaks lie below it.
 
     Parameters
@@ -151,7 +152,7 @@ def bytes_per_voxel(network: nn.Module, image: Tensor, device: torch.device) -> 
     finally:
         for hook in hooks:
             hook.remove()
-    return 3 * largest / prod(corner.shape[1:])
+    return 4 * largest / prod(corner.shape[1:])
 
 
 def _runner(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Network:

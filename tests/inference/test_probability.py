@@ -29,7 +29,14 @@ def image():
 
 
 def test_whole_volume_where_memory_allows(network, image):
-    found = predict_probability(network, image, (8, 16, 16), CPU, precision="float32")
+    found = predict_probability(
+        network,
+        image,
+        (8, 16, 16),
+        CPU,
+        precision="float32",
+        memory_budget_bytes=MEMORY_BUDGET_BYTES,
+    )
     assert (found.window_vox, found.precision, found.device, found.note) == (
         None,
         "float32",
@@ -43,9 +50,7 @@ def test_whole_volume_where_memory_allows(network, image):
 
 
 def test_windows_where_it_does_not(network, image):
-    found = predict_probability(
-        network, image, (8, 16, 16), CPU, precision="float32", memory_budget_bytes=0
-    )
+    found = predict_probability(network, image, (8, 16, 16), CPU, overlap=0.5, precision="float32")
     assert found.window_vox == (8, 16, 16)
     expected = predict_windows(network.eval(), image, (8, 16, 16)).softmax(0)[1]
     torch.testing.assert_close(found.probability, expected, rtol=1e-4, atol=1e-5)
@@ -86,15 +91,19 @@ class Scarce(nn.Module):
 
 def test_out_of_memory_falls_back_to_smaller_windows_and_says_so():
     image = torch.rand(1, 40, 48, 64)
-    found = predict_probability(Scarce(32**3), image, (32, 48, 64), CPU, precision="float32")
+    whole = {"precision": "float32", "memory_budget_bytes": MEMORY_BUDGET_BYTES}
+    found = predict_probability(Scarce(32**3), image, (32, 48, 64), CPU, **whole)
     assert found.window_vox == (32, 24, 32)
     assert found.note == "cpu ran out of memory; used windows of (32, 24, 32) voxels"
-    plenty = predict_probability(Scarce(10**9), image, (32, 48, 64), CPU, precision="float32")
+    plenty = predict_probability(Scarce(10**9), image, (32, 48, 64), CPU, **whole)
     assert plenty.note == ""
 
 
 def test_the_windows_asked_for_come_first_after_the_whole_volume():
-    found = predict_probability(Scarce(32**3), torch.rand(1, 40, 48, 64), (16, 20, 24), CPU)
+    image, budget = torch.rand(1, 40, 48, 64), MEMORY_BUDGET_BYTES
+    found = predict_probability(
+        Scarce(32**3), image, (16, 20, 24), CPU, memory_budget_bytes=budget
+    )
     assert found.window_vox == (16, 20, 24)
     assert "ran out of memory" in found.note
 
