@@ -157,6 +157,44 @@ def _predict_many(
 
 
 @app.command()
+def preprocess(
+    folder: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    flair: Annotated[Path | None, typer.Option(help="T2-FLAIR, .nii or .nii.gz.")] = None,
+    t1: Annotated[Path | None, typer.Option(help="T1; may be missing.")] = None,
+    t2: Annotated[Path | None, typer.Option(help="T2; may be missing.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Many exams: a folder with a folder per exam.")
+    ] = None,
+    registration: Registration = "auto",
+    n4: Annotated[bool, typer.Option("--n4", help="Correct the bias field.")] = False,
+    force: Force = False,
+) -> None:
+    """Align T1 and T2 with the FLAIR; write images, transforms, a record and a picture."""
+    from rsaseg.preprocess import Choices, preprocess_folder
+    from rsaseg.preprocess import preprocess as run
+
+    choices = Choices(registration, n4, force)
+    if (flair is None) == (data is None) or (data is not None and (t1 or t2)):
+        raise InputError("give --flair, with --t1 and --t2, for one exam, or --data for many")
+    if flair is not None:
+        exam = run(flair, folder, t1, t2, choices)
+        for warning in exam.warnings:
+            messages.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+        for name, one in exam.alignments.items():
+            how = f"aligned by {one.engine}" if one.moved else "already aligned"
+            output.print(f"{name}: {how}", highlight=False)
+        output.print(f"{folder}: written; look at registration.png", highlight=False, markup=False)
+        return
+    with show_progress() as progress:
+        outcomes = preprocess_folder(data or Path(), folder, choices, progress)
+    for one in outcomes:
+        line = f"{one.name}: {one.status} {one.message}".strip()
+        output.print(line, highlight=False, markup=False, soft_wrap=True)
+    if any(one.status == "failed" for one in outcomes):
+        raise typer.Exit(1)
+
+
+@app.command()
 def verify(
     record: Annotated[Path, typer.Argument(help="The .json file beside a mask.")],
     t1: Annotated[Path | None, typer.Option(help="T1; else looked for beside it.")] = None,
