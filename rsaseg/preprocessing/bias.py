@@ -27,7 +27,7 @@ def correct_bias(volume: Volume) -> Volume:
     mask.CopyInformation(image)
     shrink = [max(1, round(_WORK_SPACING_MM / step)) for step in volume.grid.spacing_mm]
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
-    n4.SetNumberOfThreads(1)  # the same bits every run
+    n4.SetNumberOfWorkUnits(1)  # the same bits every run
     n4.Execute(sitk.Shrink(image, shrink), sitk.Shrink(mask, shrink))
     field = np.exp(sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T)
     return replace(volume, data=(volume.data / field).astype(np.float32))

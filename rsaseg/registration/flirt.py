@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from nibabel.nifti1 import Nifti1Header
 from numpy.typing import NDArray
 
 from rsaseg.errors import InputError, RegistrationError
-from rsaseg.imaging import Grid, Volume
+from rsaseg.imaging import Grid, Volume, resample
 from rsaseg.imaging.nifti import write_nifti
 
 Float = NDArray[np.float64]
@@ -176,6 +177,20 @@ def _write_copy(path: Path, volume: Volume) -> None:
     write_nifti(path, volume.data, header)
 
 
+def _perpendicular(volume: Volume) -> Volume:
+    """Return the volume, resampled where its axes are sheared: a qform cannot say that."""
+    axes = volume.grid.affine[:3, :3] / volume.grid.spacing_mm
+    if np.allclose(axes.T @ axes, np.eye(3), atol=1e-4):
+        return volume
+    corners = volume.grid.corners_mm()
+    step_mm = min(volume.grid.spacing_mm)
+    x, y, z = (int(n) for n in np.ceil(np.ptp(corners, axis=0) / step_mm) + 1)
+    affine = np.diag([step_mm, step_mm, step_mm, 1.0])
+    affine[:3, 3] = corners.min(axis=0)
+    grid = Grid((x, y, z), affine)
+    return replace(volume, data=resample(volume.data, volume.grid, grid), grid=grid)
+
+
 def estimate(
     moving: Volume, fixed: Volume, use_headers: bool = True, timeout_s: float = TIMEOUT_S
 ) -> Float:
@@ -187,7 +202,7 @@ def estimate(
     Parameters
     ----------
     moving, fixed : Volume
-        3D, with perpendicular axes.
+        Three-dimensional images.
     use_headers : bool
         Start from where the headers place the images; else match centres and search all angles.
     timeout_s : float
@@ -207,6 +222,7 @@ def estimate(
         read-only or full.
     """
     flirt = require_flirt()
+    moving, fixed = _perpendicular(moving), _perpendicular(fixed)
     try:
         folder = tempfile.TemporaryDirectory(prefix="rsaseg-flirt-", ignore_cleanup_errors=True)
     except OSError as error:

@@ -87,7 +87,7 @@ def prepare(volume: Volume) -> Side:
     """Clamp intensities to their 1st and 99.5th percentiles and build the coarse copies."""
     grid = volume.grid
     low, high = np.percentile(volume.data, (1, 99.5))
-    data = np.clip(volume.data, low, high)
+    data = np.clip(volume.data, low, high, order="C")  # sums must not depend on the file's order
     lps = LPS_FROM_RAS @ grid.affine
     mass = data - low
     centre_vox = moments_vox = (np.array(grid.shape) - 1) / 2
@@ -137,7 +137,7 @@ def ras_from_euler(euler: Any) -> Float:
 def _metric(sampling: float | None = None) -> Any:
     """Return a registration with Mattes mutual information on all voxels or a seeded share."""
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # one order of summing: the same bits every run
+    method.SetNumberOfWorkUnits(1)  # one order of summing: the same bits every run
     method.SetMetricAsMattesMutualInformation(_BINS)
     if sampling is not None:
         method.SetMetricSamplingStrategy(method.RANDOM)

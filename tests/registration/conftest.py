@@ -12,6 +12,7 @@ import pytest
 from poses import FLAIR_FROM
 
 from rsaseg.phantom import Phantom, make_phantom, phantom_grid
+from rsaseg.registration import AlignedExam, align_exam
 
 RAW_SESSIONS = Path(__file__).parents[2] / "../shared/data/raw_sessions"
 SMALL = {"shape_vox": (64, 76, 30), "spacing_mm": (3.0, 3.0, 5.5)}
@@ -25,6 +26,13 @@ def raw_exam() -> Phantom:
         "T2": phantom_grid((88, 70, 34), (2.4, 2.8, 5.0), (4, 0, -6), "PLS"),
     }
     return make_phantom(seed=3, grids=grids, flair_from=FLAIR_FROM, **SMALL)
+
+
+@pytest.fixture(scope="session")
+def aligned_exam(raw_exam: Phantom) -> AlignedExam:
+    """The raw exam as SimpleITK aligns it."""
+    others = {name: raw_exam.images[name] for name in ("T1", "T2")}
+    return align_exam(raw_exam.images["FLAIR"], others, "simpleitk")
 
 
 @pytest.fixture(scope="session")

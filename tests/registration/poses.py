@@ -27,3 +27,13 @@ def random_grid(rng: np.random.Generator, orientation: str) -> Grid:
     spacing = tuple(float(s) for s in rng.uniform(0.7, 3, 3))
     tilt = tuple(float(a) for a in rng.uniform(-25, 25, 3))
     return phantom_grid(shape, spacing, tilt, orientation)  # type: ignore[arg-type]
+
+
+def mean_error_mm(found: NDArray, truth: NDArray) -> float:
+    """Mean distance over a ball of 70 mm between where two flair_from_moving take the FLAIR."""
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(500, 3))
+    points *= 70 * rng.random((500, 1)) ** (1 / 3) / np.linalg.norm(points, axis=1, keepdims=True)
+    points = np.c_[points, np.ones(500)]
+    apart = points @ (np.linalg.inv(found) - np.linalg.inv(truth)).T
+    return float(np.linalg.norm(apart[:, :3], axis=1).mean())
