@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pkgutil
 import tempfile
 from collections.abc import Generator, Sequence
@@ -63,14 +64,10 @@ def connect(address: str, seconds_for_a_worker: float = SECONDS_FOR_A_WORKER) ->
     InputError
         If no scheduler answers, no worker joins, or a worker lacks rsaseg or has another version.
     """
+    scheduler = _address_in(Path(address)) if ":" not in address else address
     try:
-        if Path(address).is_file():
-            client = Client(scheduler_file=address, timeout=SECONDS_TO_CONNECT)
-        elif "/" in address.partition("://")[2] or (":" not in address):
-            raise InputError(f"{address}: no such scheduler file; check the path")
-        else:
-            client = Client(address, timeout=SECONDS_TO_CONNECT)
-    except (OSError, ValueError, KeyError, TypeError):
+        client = Client(scheduler, timeout=SECONDS_TO_CONNECT)
+    except (OSError, ValueError):
         raise InputError(
             f"{address}: no Dask scheduler answers there; start it with: dask scheduler"
         ) from None
@@ -86,6 +83,20 @@ def connect(address: str, seconds_for_a_worker: float = SECONDS_FOR_A_WORKER) ->
         client.close()
         raise
     return client
+
+
+def _address_in(scheduler_file: Path) -> str:
+    try:
+        return str(json.loads(scheduler_file.read_text("utf-8"))["address"])
+    except OSError as error:
+        raise InputError(
+            f"{scheduler_file}: cannot be read ({error.strerror}); give the scheduler's file, "
+            "or its address with a port"
+        ) from None
+    except (ValueError, TypeError, KeyError):
+        raise InputError(
+            f"{scheduler_file}: no Dask scheduler file; start dask scheduler --scheduler-file FILE"
+        ) from None
 
 
 def _check_workers(address: str, client: Client) -> None:

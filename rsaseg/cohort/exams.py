@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rsaseg.errors import InputError
 from rsaseg.training.cases import find_files
@@ -35,6 +36,8 @@ class Exam:
         Why it cannot be segmented; empty where it can.
     warnings : tuple of str
         What was chosen for the user.
+    about : dict
+        What a BIDS sidecar file says beside this program's own record.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Exam:
     mask: Path = Path()
     problem: str = ""
     warnings: tuple[str, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 def find_exams(data: Path) -> list[Exam]:
@@ -157,7 +161,9 @@ def _bids_exam(root: Path, place: Path) -> Exam | None:
     stem = flair.name.partition("_FLAIR.nii")[0]
     mask = place.relative_to(root) / "anat" / f"{stem}_space-orig_label-L_mask.nii.gz"
     sequences = {SEQUENCE_OF[suffix]: chosen[suffix] for suffix in SEQUENCE_OF if suffix in chosen}
-    return Exam(name, sequences, mask, warnings=warnings)
+    uri = {key: f"bids:raw:{path.relative_to(root).as_posix()}" for key, path in sequences.items()}
+    about = {"Type": "Lesion", "Sources": list(uri.values()), "SpatialReference": uri["FLAIR"]}
+    return Exam(name, sequences, mask, warnings=warnings, about=about)
 
 
 def _acquisition(path: Path) -> str:

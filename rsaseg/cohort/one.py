@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from rsaseg import __version__
 from rsaseg.cohort.exams import Exam
 from rsaseg.cohort.outcome import Outcome, done, failed
 from rsaseg.errors import InputError, RsasegError
+from rsaseg.imaging import write_atomic
 from rsaseg.predict import Extras, Progress, Settings, beside, predict, sidecar
 from rsaseg.segmentation import Model
 from rsaseg.verify import read_record, recorded_settings
@@ -96,6 +98,9 @@ def _segment_one(exam: Exam, job: Job, model: Model, turn: Lock) -> Outcome:
     except BaseException:
         _drop_empty(mask.parent, job.folder)
         raise
+    if exam.about:
+        text = json.dumps({**found.record, **exam.about}, indent=2) + "\n"
+        write_atomic(sidecar(mask), text.encode())
     return done(exam, found.record)
 
 
@@ -151,6 +156,7 @@ def is_complete(record: dict[str, Any], exam: Exam, job: Job, model: Model) -> b
     wanted = {*beside(mask), *report_beside(mask).paths().values()} - {sidecar(mask)}
     return (
         record["GeneratedBy"][0]["Version"] == __version__
+        and all(record.get(key) == value for key, value in exam.about.items())
         and record["weights"]["sha256"] == model.sha256
         and recorded_settings(record) == resolved
         and written.keys() >= {path.name for path in wanted}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
@@ -35,7 +36,7 @@ file beside it says how it was made, from what, and holds the SHA-256 of every f
 that end in _lesions.tsv describe each lesion; the HTML pages show them. cohort.tsv has a row for
 each exam, those that failed with their reason; index.html links everything.
 """
-_BIDSIGNORE = "cohort.*\n*.html\n**/*.html\n**/*_lesions.*\n"
+_BIDSIGNORE = "cohort.*\nindex.html\n**/*_mask.html\n**/*_mask_lesions.*\n"
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,7 @@ def _begin(folder: Path, data: Path, bids: bool) -> None:
             "BIDSVersion": "1.10.0",
             "DatasetType": "derivative",
             "GeneratedBy": [{"Name": "rsaseg", "Version": __version__}],
+            "DatasetLinks": {"raw": Path(os.path.relpath(data, folder)).as_posix()},
         }
         files |= {
             folder / "dataset_description.json": _json(description),

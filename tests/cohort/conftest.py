@@ -23,7 +23,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     torch.manual_seed(0)
     config = NetworkConfig(channels=(8, 16), patch_vox=(1, 2, 2))
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_weights(path, RSANet(config).state_dict(), WeightsInfo(network=config, threshold=0.55))
+    info = WeightsInfo(network=config, threshold=0.55, window_vox=(64, 224, 192))
+    save_weights(path, RSANet(config).state_dict(), info)
     return Settings(weights=str(path), device="cpu")
 
 
