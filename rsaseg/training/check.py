@@ -100,7 +100,7 @@ def check_case(
 
 def _seen_before(path: Path, data: NDArray[Any], seen: dict[str, str]) -> Iterator[str]:
     digest = hashlib.sha256(repr(data.shape).encode())
-    digest.update(np.ascontiguousarray(data))
+    digest.update(np.ascontiguousarray(data).data)
     first = seen.setdefault(digest.hexdigest(), str(path))
     if first != str(path):
         yield f"{path}: holds the same voxels as {first}; keep one of them"

@@ -68,7 +68,7 @@ def curves_svg(logs: Mapping[str, Sequence[Row]]) -> bytes:
         'text-anchor="middle">step</text>',
     ]
     for i, name in enumerate(logs):
-        y, x = _TOP + 8 + 18 * i, _WIDTH - _RIGHT + 14
+        x, y = _WIDTH - _RIGHT + 14, _TOP + 8.0 + 18 * i
         colour = _COLOURS[i % len(_COLOURS)]
         parts.append(f'<path d="M{x} {y}h18" stroke="{colour}" stroke-width="2"/>')
         parts.append(f'<text x="{x + 24}" y="{y + 4}">{escape(name)}</text>')
@@ -116,6 +116,6 @@ def _panel(
             path = "L".join(at(point) for point in curves[name])
             parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         for point in dots.get(name, []):
-            x, y = at(point).split()
-            parts.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>')
+            across, down = at(point).split()
+            parts.append(f'<circle cx="{across}" cy="{down}" r="3" fill="{colour}"/>')
     return parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -58,7 +58,9 @@ def draw_batch(
     return torch.stack(images), torch.stack(lesions), list(names)
 
 
-def draw_batches(recipe: Recipe, cases: Sequence[CachedCase], first: int) -> Iterator[Batch]:
+def draw_batches(
+    recipe: Recipe, cases: Sequence[CachedCase], first: int
+) -> Generator[Batch, None, None]:
     """Yield the batches of the steps from ``first`` on, each drawn ahead of its turn."""
     with ThreadPoolExecutor(1, "loader") as pool:
         ahead: deque[Future[tuple[Tensor, Tensor, list[str]]]] = deque()

@@ -90,7 +90,7 @@ def pooled(value: Tensor) -> Tensor:
     """
     if count() == 1:
         return value
-    total: Tensor = _Sum.apply(value)
+    total: Tensor = _Sum.apply(value)  # type: ignore[no-untyped-call]
     return total
 
 

@@ -103,7 +103,8 @@ def _dice_at_thresholds(cases: Sequence[OutOfFold], patient: str) -> NDArray[np.
         [count_overlap(case.probability > t, case.truth).dice for t in THRESHOLDS]
         for case in visits
     ]
-    return np.mean(np.array(dice), axis=0)
+    mean: NDArray[np.float64] = np.mean(np.array(dice), axis=0)
+    return mean
 
 
 def _nested(dice_at: NDArray[np.float64]) -> float:
