@@ -184,7 +184,9 @@ def _how_aligned(one: Mapping[str, Any]) -> str:
         return "already on the FLAIR's grid, used as it is"
     if one["engine"] == "none":
         return "placed by its header, not registered"
-    return f"registered by {one['engine']} {one['version']}"
+    text = f"registered by {one['engine']} {one['version']}"
+    residual_mm = one.get("residual_mm")
+    return text if residual_mm is None else f"{text}, residual {residual_mm:.2f} mm"
 
 
 def _provenance(record: Mapping[str, Any]) -> str:

@@ -121,6 +121,23 @@ def test_totals_provenance_and_notice_are_there(html: bytes) -> None:
     assert text.count("For research use only") == 2
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"moved": False}, "T1: already on the FLAIR's grid"),
+        ({"engine": "none"}, "T1: placed by its header, not registered"),
+        ({"residual_mm": 0.123}, "T1: registered by flirt 6, residual 0.12 mm"),
+        ({}, "T1: registered by flirt 6"),
+        ({"problem": "too far off"}, "T1: too far off"),
+    ],
+)
+def test_how_t1_was_aligned(changed: dict[str, Any], words: str, phantom: Phantom) -> None:
+    exam = {name: phantom.images[name] for name in ("T1", "FLAIR")}
+    one = {"problem": None, "moved": True, "engine": "flirt", "version": "6"} | changed
+    empty = np.zeros(phantom.grid.shape, dtype=bool)
+    assert words in Elements(page(exam, empty, registration={"T1": one})).text
+
+
 def test_the_same_exam_gives_the_same_small_page(html: bytes, phantom: Phantom) -> None:
     empty = np.zeros(phantom.grid.shape, dtype=bool)
     flair_only = {"FLAIR": phantom.images["FLAIR"]}
