@@ -266,7 +266,7 @@ def _write_transforms(
     pose = alignment.flair_from_moving
     matrices = {"txt": pose, "mat": fsl_from_ras(pose, moving, flair)}
     for kind, matrix in matrices.items():
-        text = "".join("  ".join(f"{x:.12g}" for x in row) + "\n" for row in matrix)
+        text = "".join("  ".join(repr(float(x)) for x in row) + "\n" for row in matrix)
         write_atomic(place / f"{name}_to_FLAIR.{kind}", text.encode())
     write_atomic(place / f"{name}_to_FLAIR.tfm", tfm_text(pose).encode())
 

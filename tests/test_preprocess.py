@@ -1,0 +1,309 @@
+"""Preprocessing exams into folders: what is written, what is refused, and what resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nibabel.affines import apply_affine
+
+from rsaseg.errors import InputError, RsasegError
+from rsaseg.imaging import Grid, read_volume, resample, write_nifti
+from rsaseg.phantom import make_phantom, write_phantom
+from rsaseg.preprocess import PICTURE, RECORD, Choices, preprocess, preprocess_folder
+from rsaseg.registration import align_exam
+from rsaseg.registration.flirt import ras_from_fsl
+
+NONE = Choices(registration="none")
+POSE = np.array([[1, 0, 0, 7], [0, 1, 0, -5], [0, 0, 1, 4], [0, 0, 0, 1.0]])
+
+
+@pytest.fixture(scope="module")
+def raw_files(tmp_path_factory) -> dict[str, Path]:
+    """A coarse exam whose T1 lies 9 mm off; in an awkwardly named folder."""
+    exam = make_phantom(
+        seed=5, shape_vox=(48, 56, 26), spacing_mm=(4.0, 4.0, 6.5), flair_from={"T1": POSE}
+    )
+    return write_phantom(tmp_path_factory.mktemp("raw 'exam'; $(x)"), exam)
+
+
+@pytest.fixture(scope="module")
+def written(raw_files, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("out") / "exam"
+    preprocess(raw_files["FLAIR"], folder, raw_files["T1"], raw_files["T2"])
+    return folder
+
+
+def test_what_is_written(written):
+    assert sorted(path.name for path in written.iterdir()) == sorted(
+        [
+            *("T1.nii.gz", "T2.nii.gz", "FLAIR.nii.gz", PICTURE, RECORD),
+            *(f"{t}_to_FLAIR.{kind}" for t in ("T1", "T2") for kind in ("txt", "mat", "tfm")),
+        ]
+    )
+
+
+def test_images_are_float32_on_the_flairs_grid_and_the_flair_is_unchanged(written, raw_files):
+    flair = nib.load(raw_files["FLAIR"])
+    for name in ("T1", "T2", "FLAIR"):
+        image = nib.load(written / f"{name}.nii.gz")
+        assert image.get_data_dtype() == np.float32
+        assert image.shape == flair.shape
+        assert np.array_equal(image.affine, flair.affine)
+    unchanged = nib.load(written / "FLAIR.nii.gz").get_fdata()
+    assert np.array_equal(unchanged, flair.get_fdata())
+
+
+def test_the_off_sequence_is_moved_and_the_other_is_not(written, raw_files):
+    record = json.loads((written / RECORD).read_text())
+    assert record["registration"]["T1"]["moved"] is True
+    assert record["registration"]["T2"]["moved"] is False
+    t2 = nib.load(written / "T2.nii.gz").get_fdata()
+    assert np.array_equal(t2, nib.load(raw_files["T2"]).get_fdata())
+    pose = np.loadtxt(written / "T1_to_FLAIR.txt")
+    assert np.abs(apply_affine(pose, [0, 0, 0]) - POSE[:3, 3]).max() < 1.0
+
+
+def test_the_three_transform_files_say_the_same(written, raw_files):
+    """The T1 resampled by ITK with the .tfm, and by us with the .mat, is the T1 written."""
+    t1, flair = read_volume(raw_files["T1"]), read_volume(raw_files["FLAIR"])
+    image = read_volume(written / "T1.nii.gz")
+    pose = np.loadtxt(written / "T1_to_FLAIR.txt")
+    from_fsl = ras_from_fsl(np.loadtxt(written / "T1_to_FLAIR.mat"), t1.grid, flair.grid)
+    np.testing.assert_allclose(from_fsl, pose, atol=1e-6)
+    read = sitk.ReadTransform(str(written / "T1_to_FLAIR.tfm"))
+    for point in flair.grid.corners_mm():
+        x, y, z = read.TransformPoint((-point[0], -point[1], point[2]))
+        np.testing.assert_allclose((-x, -y, z), apply_affine(np.linalg.inv(pose), point), atol=1e-6)
+    assert np.array_equal(image.data, resample(t1.data, t1.grid, flair.grid, pose))
+
+
+def test_segmenting_what_was_written_sees_the_same_voxels(written, raw_files):
+    """What align_exam gives on the raw files equals what it gives on the preprocessed ones."""
+    raw, again = (
+        align_exam(
+            read_volume(folder["FLAIR"]),
+            {name: read_volume(folder[name]) for name in ("T1", "T2")},
+        )
+        for folder in (
+            raw_files,
+            {name: written / f"{name}.nii.gz" for name in ("T1", "T2", "FLAIR")},
+        )
+    )
+    for name in ("T1", "T2", "FLAIR"):
+        assert np.array_equal(raw.images[name].data, again.images[name].data)
+        assert np.array_equal(raw.images[name].grid.affine, again.images[name].grid.affine)
+    assert not any(alignment.moved for alignment in again.alignments.values())
+
+
+def test_record_and_picture(written, raw_files):
+    text = (written / RECORD).read_text()
+    record = json.loads(text)
+    assert record["registration"]["T1"]["engine"] in ("flirt", "simpleitk")
+    assert record["registration"]["T1"]["version"]
+    assert record["choices"] == {"registration": "auto", "n4": False, "force": False}
+    assert set(record["input_sha256"]) == {"T1", "T2", "FLAIR"}
+    assert str(raw_files["T1"].parent) not in text
+    assert (written / PICTURE).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_n4_flattens_a_known_shading(phantom, tmp_path):
+    flair = phantom.images["FLAIR"]
+    shade = np.linspace(0.6, 1.6, flair.grid.shape[0], dtype=np.float32)[:, None, None]
+    path = tmp_path / "flair.nii.gz"
+    write_nifti(path, (flair.data * shade).astype(np.float32), flair.header)
+    preprocess(path, tmp_path / "flat", choices=Choices(n4=True))
+    flat = nib.load(tmp_path / "flat" / "FLAIR.nii.gz").get_fdata()
+    inside = phantom.brain & (flair.data > 0)
+    ratios = [
+        np.log(image[inside] / flair.data[inside]).std() for image in (flair.data * shade, flat)
+    ]
+    assert ratios[1] < 0.5 * ratios[0]
+
+
+# What is wrong with T1, a word of the message, and the exit status.
+def _zeros(t1):
+    write_nifti(t1, np.zeros((40, 40, 20), np.float32), nib.load(t1).header)
+
+
+def _nan(t1):
+    image = nib.load(t1)
+    data = image.get_fdata(dtype=np.float32)
+    data[3, 3, 3] = np.nan
+    write_nifti(t1, data, image.header)
+
+
+def _two_slices(t1):
+    image = nib.load(t1)
+    write_nifti(t1, image.get_fdata(dtype=np.float32)[:, :, :2], image.header)
+
+
+def _forms(t1):
+    image = nib.load(t1)
+    image.header.set_qform(np.diag([2.0, 2, 2, 1]), 1)
+    image.header.set_sform(np.diag([2.0, 2, 9, 1]), 1)
+    nib.Nifti1Image(np.asarray(image.dataobj), None, image.header).to_filename(t1)
+
+
+def _flat(t1):
+    image = nib.load(t1)
+    image.header.set_sform(np.diag([2.0, 2, 0, 1]), 1)
+    image.header["qform_code"] = 0
+    write_nifti(t1, np.asarray(image.dataobj), image.header)
+
+
+def _other_body_part(t1):
+    """Two long cylinders: legs."""
+    image = nib.load(t1)
+    x, y, _ = np.indices(image.shape)
+    legs = (((x - 14) ** 2 + (y - 28) ** 2) < 60) | (((x - 34) ** 2 + (y - 28) ** 2) < 60)
+    rng = np.random.default_rng(0)
+    write_nifti(t1, (400 * legs + rng.random(image.shape)).astype(np.float32), image.header)
+
+
+def _truncated(t1):
+    t1.write_bytes(t1.read_bytes()[:5000])
+
+
+BAD: dict[str, tuple[Callable[[Path], None], str, int]] = {
+    "all zeros": (_zeros, "every voxel has the same value", 2),
+    "NaN": (_nan, "NaN", 2),
+    "two slices": (_two_slices, "only 2 slices", 2),
+    "forms disagree": (_forms, "sform and qform", 2),
+    "no inverse": (_flat, "no inverse", 2),
+    "another body part": (_other_body_part, "FLAIR", 1),
+    "truncated": (_truncated, "truncated", 2),
+    "missing": (lambda t1: t1.unlink(), "no such file", 2),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_one_clear_line_and_leaves_nothing(what, raw_files, tmp_path):
+    spoil, word, status = BAD[what]
+    t1 = tmp_path / "T1; rm 'x'.nii.gz"
+    shutil.copy(raw_files["T1"], t1)
+    spoil(t1)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RsasegError) as raised:
+        preprocess(raw_files["FLAIR"], tmp_path / "deep" / "out", t1)
+    assert word in str(raised.value)
+    assert t1.name in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert raised.value.exit_code == status
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_output_never_replaces_an_input(phantom_files):
+    folder = phantom_files["FLAIR"].parent
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(InputError, match="is an input"):
+        preprocess(phantom_files["FLAIR"], folder, choices=NONE)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_output_that_is_a_file_is_refused(phantom_files, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        preprocess(phantom_files["FLAIR"], tmp_path / "out", choices=NONE)
+
+
+def test_a_full_disk_leaves_nothing(phantom_files, tmp_path):
+    """No file may grow beyond 100 kB: the first image stops half way."""
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from rsaseg.errors import InputError\n"
+        "from rsaseg.preprocess import Choices, preprocess\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n    preprocess(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "except InputError as error:\n    print(error)\n"
+    )
+    command = [sys.executable, "-c", program, phantom_files["FLAIR"], tmp_path / "out"]
+    path = os.pathsep.join(sys.path)
+    run = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert "cannot be written" in run.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_run_clears_what_the_first_wrote_of_other_inputs(phantom_files, tmp_path):
+    preprocess(phantom_files["FLAIR"], tmp_path, phantom_files["T1"], choices=NONE)
+    (tmp_path / "notes.txt").write_text("mine")
+    preprocess(phantom_files["FLAIR"], tmp_path, choices=NONE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("FLAIR.nii.gz", "notes.txt", RECORD)
+    ]
+
+
+@pytest.fixture
+def many(phantom_files, tmp_path) -> Path:
+    """Three exams, the second without a readable T1, and a folder that is no exam."""
+    data = tmp_path / "data"
+    for name in ("a", "b", "c"):
+        shutil.copytree(phantom_files["FLAIR"].parent, data / name)
+    (data / "b" / "T1.nii.gz").write_bytes(b"x")
+    (data / "papers").mkdir()
+    return data
+
+
+def test_a_broken_exam_does_not_stop_the_others_and_a_rerun_resumes(many, tmp_path):
+    out = tmp_path / "out"
+    first = preprocess_folder(many, out, NONE)
+    assert [(one.name, one.status) for one in first] == [
+        *(("a", "done"), ("b", "failed"), ("c", "done"))
+    ]
+    assert "b/T1.nii.gz" in first[1].message
+    assert sorted(path.name for path in out.iterdir()) == ["a", "c"]
+    stamp = (out / "a" / RECORD).stat().st_mtime_ns
+    shutil.copy(many / "a" / "T1.nii.gz", many / "b")
+    (out / "c" / "T2.nii.gz").unlink()
+    second = preprocess_folder(many, out, NONE)
+    assert [one.status for one in second] == ["skipped", "done", "done"]
+    assert (out / "a" / RECORD).stat().st_mtime_ns == stamp
+    shutil.copy(many / "a" / "T1.nii.gz", many / "a" / "T2.nii.gz")
+    third = preprocess_folder(many, out, NONE)
+    assert [one.status for one in third] == ["done", "skipped", "skipped"]
+    fourth = preprocess_folder(many, out, replace(NONE, force=True))
+    assert [one.status for one in fourth] == ["done"] * 3
+
+
+def test_lesion_masks_come_along_for_training(many, tmp_path, phantom):
+    preprocess_folder(many, tmp_path / "out", NONE)
+    lesion = nib.load(tmp_path / "out" / "a" / "lesion.nii.gz")
+    assert np.array_equal(np.asarray(lesion.dataobj), phantom.lesion)
+    grid = Grid(phantom.grid.shape, phantom.grid.affine @ np.diag([1, 1, 2, 1.0]))
+    header = nib.load(many / "a" / "lesion.nii.gz").header
+    header.set_sform(grid.affine, 1)
+    header.set_qform(grid.affine, 1)
+    write_nifti(many / "a" / "lesion.nii.gz", phantom.lesion.astype(np.uint8), header)
+    outcome = preprocess_folder(many, tmp_path / "out", NONE)[0]
+    assert outcome.status == "failed"
+    assert "lesion.nii.gz" in outcome.message
+
+
+def test_a_folder_without_exams_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no exams found"):
+        preprocess_folder(tmp_path, tmp_path / "out")
+    with pytest.raises(InputError, match="no such folder"):
+        preprocess_folder(tmp_path / "gone", tmp_path / "out")
+
+
+def test_a_failed_registration_is_written_when_forced_and_says_so(raw_files, tmp_path):
+    t1 = tmp_path / "T1.nii.gz"
+    shutil.copy(raw_files["T1"], t1)
+    _other_body_part(t1)
+    exam = preprocess(raw_files["FLAIR"], tmp_path / "out", t1, choices=Choices(force=True))
+    assert "used all the same" in exam.warnings[0]
+    record = json.loads((tmp_path / "out" / RECORD).read_text())
+    assert record["registration"]["T1"]["problem"]
