@@ -187,10 +187,10 @@ def preprocess(
         return
     with show_progress() as progress:
         outcomes = preprocess_folder(data or Path(), folder, choices, progress)
-    for one in outcomes:
-        line = f"{one.name}: {one.status} {one.message}".strip()
+    for outcome in outcomes:
+        line = f"{outcome.name}: {outcome.status} {outcome.message}".strip()
         output.print(line, highlight=False, markup=False, soft_wrap=True)
-    if any(one.status == "failed" for one in outcomes):
+    if any(outcome.status == "failed" for outcome in outcomes):
         raise typer.Exit(1)
 
 

@@ -101,9 +101,7 @@ def test_out_of_memory_falls_back_to_smaller_windows_and_says_so():
 
 def test_the_windows_asked_for_come_first_after_the_whole_volume():
     image, budget = torch.rand(1, 40, 48, 64), MEMORY_BUDGET_BYTES
-    found = predict_probability(
-        Scarce(32**3), image, (16, 20, 24), CPU, memory_budget_bytes=budget
-    )
+    found = predict_probability(Scarce(32**3), image, (16, 20, 24), CPU, memory_budget_bytes=budget)
     assert found.window_vox == (16, 20, 24)
     assert "ran out of memory" in found.note
 
