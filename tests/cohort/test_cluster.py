@@ -95,14 +95,16 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 
 
 def test_a_worker_killed_in_the_middle_changes_nothing(processes, data, here, settings, tmp_path):
-    workers = {name: processes.start_worker(name) for name in ("one", "two")}
+    for name in ("one", "two"):
+        processes.start_worker(name)
     out = tmp_path / "out"
     with Client(processes.address) as watch, ThreadPoolExecutor(1) as pool:
         watch.wait_for_workers(2, timeout=PATIENCE_S)
+        pids = watch.run(os.getpid)
         run = pool.submit(segment_cohort, data, out, settings, dask=str(processes.file))
-        lost = freeze_a_busy_worker(watch, workers)
+        lost = stop_a_busy_worker(watch, pids)
         assert not run.done()
-        lost.kill()
+        os.kill(lost, signal.SIGKILL)
         cohort = run.result(PATIENCE_S)
         assert watch.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0
         left = watch.run(lambda dask_worker: [p for p in dask_worker.plugins if "rsaseg" in p])
@@ -111,20 +113,17 @@ def test_a_worker_killed_in_the_middle_changes_nothing(processes, data, here, se
     assert [outcome.status for outcome in cohort.outcomes] == [o.status for o in here.outcomes]
 
 
-def freeze_a_busy_worker(
-    watch: Client, workers: dict[str, subprocess.Popen[bytes]]
-) -> subprocess.Popen[bytes]:
-    """Stop a worker that has an exam and let it have no chance to finish it; return its process."""
+def stop_a_busy_worker(watch: Client, pids: dict[str, int]) -> int:
+    """Stop a worker's process while it has an exam, so that it cannot finish it; return its id."""
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         for address, keys in watch.processing().items():
-            exams = [key for key in keys if "segment_on_worker" in str(key)]
+            exams = {key for key in keys if "segment_on_worker" in str(key)}
             if exams:
-                name = watch.scheduler_info()["workers"][address]["name"]
-                workers[name].send_signal(signal.SIGSTOP)
-                if any(key in watch.processing()[address] for key in exams):
-                    return workers[name]
-                workers[name].send_signal(signal.SIGCONT)
+                os.kill(pids[address], signal.SIGSTOP)
+                if exams & {*watch.processing()[address]}:
+                    return pids[address]
+                os.kill(pids[address], signal.SIGCONT)
         time.sleep(0.02)
     raise AssertionError("no worker was given an exam")
 
