@@ -158,12 +158,15 @@ def _find_inputs(
     for name, path in given.items():
         if _sha256(path) != wanted[name]:
             raise InputError(f"{path}: not the {name} the mask was made from; give that file")
-    missing = {sha256: name for name, sha256 in wanted.items() if name not in given}
     found = dict(given)
-    for path in sorted(record_file.parent.iterdir()) if missing else []:
-        if path.name.lower().endswith(SUFFIXES) and path.is_file():
-            name = missing.get(_sha256(path))
-            found |= {name: path} if name else {}
+    beside = sorted(record_file.parent.iterdir()) if wanted.keys() - given.keys() else []
+    images = [path for path in beside if path.name.lower().endswith(SUFFIXES) and path.is_file()]
+    of_content = {_sha256(path): path for path in images}
+    found |= {
+        name: of_content[sha256]
+        for name, sha256 in wanted.items()
+        if name not in given and sha256 in of_content
+    }
     for name in wanted.keys() - found.keys():
         raise InputError(
             f"{record_file}: its {name} is not beside it; give the file with --{name.lower()}"

@@ -144,7 +144,7 @@ def run_there(client: Client, exams: Sequence[Exam], job: Job) -> Generator[Outc
 
 def segment_on_worker(exam: Exam, job: Job, plugin: str) -> Outcome:
     """Segment an exam in a worker's process, with the network that is there."""
-    held = get_worker().plugins[plugin]
+    held: Any = get_worker().plugins[plugin]
     return segment_one(exam, job, held.model, held.turn)
 
 
