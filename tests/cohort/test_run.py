@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -194,8 +195,10 @@ def test_the_next_exam_is_read_while_one_is_in_the_network(data, settings, tmp_p
         order.append(name)
         assert len(inside) == 1
         if len(order) < len(read):
-            others = [event for other, event in read.items() if other not in order]
-            assert any(event.wait(30) for event in others)
+            end = time.monotonic() + 30
+            while not any(read[other].is_set() for other in read if other not in order):
+                assert time.monotonic() < end
+                time.sleep(0.01)
         inside.remove(name)
         progress("lesions", 0, 1)
         record = {"lesion_count": 0, "lesion_volume_ml": 0, "missing_sequences": []}
