@@ -374,5 +374,5 @@ def main() -> None:
         messages.print(f"error: {text}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        messages.print("stopped; nothing was written", highlight=False)
+        messages.print("stopped", highlight=False)
         sys.exit(130)
