@@ -22,7 +22,7 @@ _START_ANGLES_DEG = (-60, -30, 0, 30, 60)
 _STARTS_KEPT = 6
 _BINS = 32
 _SAMPLING = 0.05  # of the voxels, at the fine levels
-_REFINE_SAMPLES = 60_000
+_SAMPLES = 80_000  # when judging, at 2 mm
 _FINE_LEVELS = ((4, 3.0), (2, 1.5), (1, 0.0))  # shrink factor, smoothing mm
 
 
@@ -171,16 +171,27 @@ def _starts(fixed: Side, moving: Side) -> list[Any]:
     return [header, *(starts[i] for i in order if i != 0)]
 
 
-def mutual_information(moving: Side, fixed: Side, fixed_from_moving: Float) -> float:
-    """Return Mattes mutual information at a pose, inside the fixed head; 0 without overlap."""
-    metric = _metric()
-    head = sitk.BinaryDilate(sitk.OtsuThreshold(fixed.coarse, 0, 1), (1, 1, 1))
+def mutual_information(moving: Side, fixed: Side, poses: Sequence[Float]) -> Float:
+    """Return Mattes mutual information inside the fixed head, at 2 mm, of each pose.
+
+    Parameters
+    ----------
+    moving, fixed : Side
+        From `prepare`.
+    poses : sequence of ndarray
+        (4, 4) ``fixed_from_moving``, RAS mm; one without overlap gets 0.
+    """
+    metric = _metric(_sampling(fixed.middle))
+    head = sitk.BinaryDilate(sitk.OtsuThreshold(fixed.middle, 0, 1), (1, 1, 1))
     metric.SetMetricFixedMask(head)
-    metric.SetInitialTransform(euler_from_ras(fixed_from_moving, fixed.moments_mm))
-    try:
-        return -float(metric.MetricEvaluate(fixed.coarse, moving.coarse))
-    except RuntimeError:
-        return 0.0
+    values = []
+    for pose in poses:
+        metric.SetInitialTransform(euler_from_ras(pose, fixed.moments_mm))
+        try:
+            values.append(-float(metric.MetricEvaluate(fixed.middle, moving.middle)))
+        except RuntimeError:
+            values.append(0.0)
+    return np.array(values)
 
 
 def _descend(
@@ -248,6 +259,11 @@ def _by_metric(pose_and_metric: tuple[Any, float]) -> float:
 def refine(moving: Side, fixed: Side, fixed_from_moving: Float) -> Float:
     """Return the best pose near ``fixed_from_moving``, from a short descent at 2 mm."""
     start = euler_from_ras(fixed_from_moving, fixed.moments_mm)
-    sampling = min(1.0, _REFINE_SAMPLES / fixed.middle.GetNumberOfPixels())
+    sampling = _sampling(fixed.middle)
     pose, _ = _descend(fixed.middle, moving.middle, start, ((1, 0.0),), 60, sampling)
     return ras_from_euler(pose)
+
+
+def _sampling(image: Any) -> float:
+    """Return the share of voxels that makes `_SAMPLES`."""
+    return float(min(1.0, _SAMPLES / image.GetNumberOfPixels()))
