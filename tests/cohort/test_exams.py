@@ -113,16 +113,16 @@ def test_of_several_bids_images_one_without_contrast_of_the_same_acquisition(tmp
         tmp_path,
         "sub-1/anat/sub-1_acq-3d_FLAIR.nii.gz",
         "sub-1/anat/sub-1_acq-2d_T1w.nii.gz",
-        "sub-1/anat/sub-1_acq-3d_T1w.nii.gz",
+        "sub-1/anat/sub-1_acq-3d_run-1_T1w.nii.gz",
         "sub-1/anat/sub-1_acq-3d_ce-gd_T1w.nii.gz",
         "sub-1/anat/sub-1_run-2_T2w.nii.gz",
         "sub-1/anat/sub-1_run-1_T2w.nii.gz",
     )
     (exam,) = find_bids_exams(tmp_path)
-    assert exam.sequences["T1"].name == "sub-1_acq-3d_T1w.nii.gz"
+    assert exam.sequences["T1"].name == "sub-1_acq-3d_run-1_T1w.nii.gz"
     assert exam.sequences["T2"].name == "sub-1_run-1_T2w.nii.gz"
     assert exam.warnings == (
-        "3 T1w images; used sub-1_acq-3d_T1w.nii.gz",
+        "3 T1w images; used sub-1_acq-3d_run-1_T1w.nii.gz",
         "2 T2w images; used sub-1_run-1_T2w.nii.gz",
     )
 
