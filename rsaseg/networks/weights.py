@@ -86,8 +86,9 @@ def save_weights(path: Path, state: Mapping[str, Tensor], info: WeightsInfo) -> 
     """Write weights in half precision, atomically."""
     tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in state.items()}
     text = info_to_json(info)
-    metadata = {"rsaseg": text, "sha256": content_hash(tensors, text)}
-    write_atomic(path, save(tensors, metadata))
+    # one entry: safetensors writes several in no fixed order, and equal weights are equal bytes
+    entry = {"info": text, "sha256": content_hash(tensors, text)}
+    write_atomic(path, save(tensors, {"rsaseg": json.dumps(entry, sort_keys=True)}))
 
 
 def find_weights(name_or_path: str) -> Path:
@@ -134,13 +135,16 @@ def load_weights(path: Path) -> tuple[RSANet, WeightsInfo, str]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError):
         raise WeightsError(f"{path}: damaged or not a safetensors file; copy it again") from None
-    if "rsaseg" not in metadata or "sha256" not in metadata:
-        raise WeightsError(f"{path}: not written by rsaseg; train or copy rsaseg weights")
-    sha256 = content_hash(tensors, metadata["rsaseg"])
-    if sha256 != metadata["sha256"]:
+    try:
+        entry = json.loads(metadata["rsaseg"])
+        text, stored = str(entry["info"]), entry["sha256"]
+    except (KeyError, TypeError, ValueError):
+        raise WeightsError(f"{path}: not written by rsaseg; train or copy rsaseg weights") from None
+    sha256 = content_hash(tensors, text)
+    if sha256 != stored:
         raise WeightsError(f"{path}: its content does not match its SHA-256; copy it again")
     try:
-        info = info_from_json(metadata["rsaseg"])
+        info = info_from_json(text)
         network = RSANet(info.network)
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except (TypeError, KeyError, ValueError, RuntimeError):

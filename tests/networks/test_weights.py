@@ -63,6 +63,13 @@ def test_no_flipped_bit_goes_unseen(saved: tuple[Path, RSANet], where: float, bi
         load_weights(changed)
 
 
+def test_equal_weights_are_equal_bytes(saved: tuple[Path, RSANet], tmp_path: Path) -> None:
+    path, network = saved
+    for i in range(8):
+        save_weights(tmp_path / f"{i}.safetensors", network.state_dict(), INFO)
+        assert (tmp_path / f"{i}.safetensors").read_bytes() == path.read_bytes()
+
+
 def test_weights_of_another_program_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="not written by rsaseg"):
