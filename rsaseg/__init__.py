@@ -1,7 +1,7 @@
 """RSANet: multiple-sclerosis lesion segmentation on T1, T2 and T2-FLAIR.
 
-`segment` and what it takes and gives are loaded when first asked for, so that importing the package
-stays quick. What a type checker sees stands in ``__init__.pyi``.
+`segment`, `evaluate` and what they take and give are loaded when first asked for, so that importing
+the package stays quick. What a type checker sees stands in ``__init__.pyi``.
 """
 
 from importlib import import_module
@@ -10,9 +10,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Evaluation": "rsaseg.scoring.summary",
     "Model": "rsaseg.segmentation",
+    "Rules": "rsaseg.scoring.cases",
     "Segmentation": "rsaseg.segmentation",
     "Settings": "rsaseg.segmentation",
+    "evaluate": "rsaseg.scoring.evaluate",
     "load_model": "rsaseg.segmentation",
     "segment": "rsaseg.segmentation",
 }

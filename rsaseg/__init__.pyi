@@ -1,3 +1,6 @@
+from rsaseg.scoring.cases import Rules as Rules
+from rsaseg.scoring.evaluate import evaluate as evaluate
+from rsaseg.scoring.summary import Evaluation as Evaluation
 from rsaseg.segmentation import Model as Model
 from rsaseg.segmentation import Segmentation as Segmentation
 from rsaseg.segmentation import Settings as Settings

@@ -314,9 +314,14 @@ def evaluate(
     tolerance_mm: Annotated[float, typer.Option(help="Of the surface Dice.")] = 1.0,
 ) -> None:
     """Compare lesion masks with the truth, case by case and pooled."""
-    from rsaseg.evaluate import evaluate as run
-    from rsaseg.report.evaluation import case_table, difference_table, estimate_table
-    from rsaseg.scoring.cases import Rules
+    from rsaseg import Rules
+    from rsaseg import evaluate as run
+    from rsaseg.report.evaluation import (
+        case_table,
+        difference_table,
+        estimate_table,
+        write_evaluation,
+    )
     from rsaseg.scoring.pairing import read_patients
 
     rules = Rules(min_lesion_mm3=min_lesion_mm3, matching=matching, tolerance_mm=tolerance_mm)
@@ -324,12 +329,13 @@ def evaluate(
         result = run(
             pred,
             gt,
-            folder,
             compare=compare,
             rules=rules,
             patients=read_patients(patients) if patients else None,
             progress=progress,
         )
+    if folder is not None:
+        write_evaluation(result, folder)
     output.print(case_table(result))
     output.print(estimate_table(result))
     if compare is not None:

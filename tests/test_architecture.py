@@ -25,7 +25,7 @@ FLOORS = (
     ("training",),
     ("report", "phantom"),
     ("segmentation",),
-    ("predict", "preprocess", "train", "evaluate"),
+    ("predict", "preprocess", "train"),
     ("demo", "verify"),
     ("cohort",),
     ("console",),

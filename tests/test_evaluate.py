@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
 import math
 from collections.abc import Callable
@@ -16,10 +18,16 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
+from rsaseg import evaluate
 from rsaseg.errors import GeometryError, InputError
-from rsaseg.evaluate import evaluate
 from rsaseg.imaging import Grid
-from rsaseg.report.evaluation import case_table, difference_table, estimate_table
+from rsaseg.report.evaluation import (
+    case_table,
+    case_tsv,
+    difference_table,
+    estimate_table,
+    write_evaluation,
+)
 from rsaseg.scoring.cases import CASE_METRICS, Rules, score_masks
 from rsaseg.scoring.pairing import find_masks, pair_masks, patient_of, read_patients
 from rsaseg.scoring.summary import COHORT_METRICS
@@ -102,7 +110,8 @@ def test_a_missing_prediction_counts_as_the_worst_and_an_extra_one_is_listed(
 def test_files_of_an_evaluation(folders: tuple[Path, Path], tmp_path: Path) -> None:
     save(folders[0] / "z.nii.gz", boxes())
     out = tmp_path / "new" / "out"
-    result = evaluate(*folders, out=out, compare=folders[1])
+    result = evaluate(*folders, compare=folders[1])
+    write_evaluation(result, out)
     names = {"cases.tsv", "summary.tsv", "evaluation.json", "bland_altman.svg", "comparison.tsv"}
     assert {path.name for path in out.iterdir()} == names
     header, *rows = [line.split("\t") for line in (out / "cases.tsv").read_text().splitlines()]
@@ -152,6 +161,58 @@ def test_two_files_are_one_case(folders: tuple[Path, Path]) -> None:
     result = evaluate(folders[0] / "b.nii", folders[1] / "b.nii.gz")
     assert [score.case for score in result.cases] == ["b"]
     assert math.isnan(result.estimate("dice").low)  # one patient has no spread
+
+
+def test_images_in_memory_score_as_their_files_do(folders: tuple[Path, Path]) -> None:
+    pred, truth = ({p.name[0]: nib.load(p) for p in folder.iterdir()} for folder in folders)
+    of_files, of_images = evaluate(*folders), evaluate(pred, dict(sorted(truth.items())))
+    assert case_tsv(of_images) == case_tsv(of_files)
+    assert (of_images.pred, of_files.pred) == ("images in memory", str(folders[0]))
+    mixed = evaluate(str(folders[0]), {case: folders[1] / f"{case}.nii.gz" for case in "abc"})
+    assert case_tsv(mixed) == case_tsv(of_files)
+    bare = nib.Nifti1Image(boxes((1, 1, 1)).astype(np.uint8), AFFINE)
+    assert [score.case for score in evaluate(bare, folders[1] / "a.nii.gz").cases] == ["mask"]
+
+
+def test_it_writes_and_prints_nothing(
+    folders: tuple[Path, Path], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders[0].parent)
+    before = sorted(folders[0].parent.rglob("*"))
+    evaluate(*folders, compare=folders[1])
+    assert capfd.readouterr() == ("", "")
+    assert sorted(folders[0].parent.rglob("*")) == before
+
+
+def test_the_documented_examples() -> None:
+    done = doctest.testmod(importlib.import_module("rsaseg.scoring.evaluate"))
+    assert done.attempted > 5
+    assert done.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("pred", "truth", "words"),
+    [
+        ({}, {"a": "a.nii"}, "predictions: no mask in it"),
+        ({"a": "a.nii"}, {"a": np.zeros(SHAPE)}, "truth: a is a ndarray; give a path"),
+        (np.zeros(SHAPE), {"a": "a.nii"}, "predictions: a ndarray; give a folder"),
+        ({"a": "a.nii"}, {"b": "b.nii"}, "predictions: no case of the truth in it"),
+        ({"a": "a.nii"}, {"a": "a.nii"}, "a.nii: no such file"),
+        (
+            {"a": nib.Nifti1Image(np.full(SHAPE, 2, np.uint8), AFFINE)},
+            {"a": nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE)},
+            "predicted mask of a: a mask may hold only 0 and 1",
+        ),
+        (
+            nib.Nifti1Image(np.ones(SHAPE, np.uint8), np.eye(4)),
+            nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE),
+            "predicted mask of mask: its grid, .* is not that of true mask of mask",
+        ),
+    ],
+)
+def test_other_things_than_masks_are_refused(pred: Any, truth: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        evaluate(pred, truth)
 
 
 @pytest.mark.parametrize(
@@ -258,14 +319,13 @@ def not_a_mask(pred: Path, truth: Path) -> str:
 
 @pytest.mark.parametrize("spoil", [no_folder, no_mask, two_masks, other_names, not_a_mask])
 def test_bad_folders_are_refused(
-    folders: tuple[Path, Path], tmp_path: Path, spoil: Callable[[Path, Path], str]
+    folders: tuple[Path, Path], spoil: Callable[[Path, Path], str]
 ) -> None:
     words = spoil(*folders)
     with pytest.raises(InputError, match=words) as caught:
-        evaluate(*folders, out=tmp_path / "out")
-    assert str(tmp_path) in str(caught.value)
+        evaluate(*folders)
+    assert str(folders[0].parent) in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
 
 
 def test_other_grids_are_refused_naming_both(folders: tuple[Path, Path]) -> None:
@@ -277,7 +337,7 @@ def test_other_grids_are_refused_naming_both(folders: tuple[Path, Path]) -> None
 
 def test_a_folder_that_cannot_be_made_is_an_input_error(folders: tuple[Path, Path]) -> None:
     with pytest.raises(InputError, match="cannot be made"):
-        evaluate(*folders, out=folders[0] / "a.nii.gz" / "out")
+        write_evaluation(evaluate(*folders), folders[0] / "a.nii.gz" / "out")
 
 
 def test_components_below_the_minimum_are_neither_lesions_nor_errors() -> None:

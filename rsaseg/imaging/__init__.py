@@ -3,6 +3,7 @@
 from rsaseg.imaging.grid import Grid, crop_grid, ras_grid, resample
 from rsaseg.imaging.nifti import (
     Volume,
+    as_mask,
     as_volume,
     check_suffix,
     read_mask,
@@ -14,6 +15,7 @@ from rsaseg.imaging.nifti import (
 __all__ = [
     "Grid",
     "Volume",
+    "as_mask",
     "as_volume",
     "check_suffix",
     "crop_grid",

@@ -199,6 +199,26 @@ def read_volume(path: Path) -> Volume:
     return as_volume(_open(path, raw), str(path), sha256)
 
 
+def as_mask(image: Any, name: str) -> tuple[NDArray[np.bool_], Grid]:
+    """Check a nibabel image of zeros and ones, and return it as a mask; it may be empty.
+
+    Raises
+    ------
+    InputError
+        If it is not 3D, or a value is neither 0 nor 1.
+    GeometryError
+        If its affine cannot be inverted.
+    """
+    path = Path(name)
+    with np.errstate(all="ignore"):
+        grid = _check_grid(path, image, "mask")
+        data = np.asarray(image.dataobj).reshape(grid.shape)
+    mask = np.abs(data - 1) < 1e-3 if data.dtype.kind == "f" else data == 1
+    if not (mask | (np.abs(data) < 1e-3)).all():
+        raise InputError(f"{path}: a mask may hold only 0 and 1; binarise it first")
+    return mask, grid
+
+
 def read_mask(path: Path) -> tuple[NDArray[np.bool_], Grid]:
     """Read a mask of zeros and ones; an empty one is allowed.
 
@@ -207,14 +227,7 @@ def read_mask(path: Path) -> tuple[NDArray[np.bool_], Grid]:
     InputError
         As `read_volume`, or if a value is neither 0 nor 1.
     """
-    image = _open(path, _read_bytes(path)[0])
-    with np.errstate(all="ignore"):
-        grid = _check_grid(path, image, "mask")
-        data = np.asarray(image.dataobj).reshape(grid.shape)
-    mask = np.abs(data - 1) < 1e-3 if data.dtype.kind == "f" else data == 1
-    if not (mask | (np.abs(data) < 1e-3)).all():
-        raise InputError(f"{path}: a mask may hold only 0 and 1; binarise it first")
-    return mask, grid
+    return as_mask(_open(path, _read_bytes(path)[0]), str(path))
 
 
 def write_atomic(path: Path, content: bytes) -> None:

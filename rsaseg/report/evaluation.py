@@ -1,20 +1,57 @@
-"""The result of an evaluation as tables: on the terminal, as TSV and as JSON."""
+"""The result of an evaluation: as tables on the terminal, and as files."""
 
 from __future__ import annotations
 
 import json
 import math
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from rsaseg import __version__
+from rsaseg.errors import InputError
+from rsaseg.imaging import write_atomic
 from rsaseg.metrics import LesionCounts
+from rsaseg.report.bland_altman import bland_altman_svg
 from rsaseg.report.tsv import tsv
 from rsaseg.scoring.agreement import Estimate, PairedDifference
 from rsaseg.scoring.cases import CASE_METRICS
 from rsaseg.scoring.summary import COHORT_METRICS, Evaluation
+
+
+def write_evaluation(result: Evaluation, folder: Path) -> None:
+    """Write ``cases.tsv``, ``summary.tsv``, ``bland_altman.svg`` and ``evaluation.json``.
+
+    With a comparison there is ``comparison.tsv`` too.
+
+    Parameters
+    ----------
+    result : Evaluation
+        Of `rsaseg.evaluate`.
+    folder : Path
+        Made if missing.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be made ({error.strerror}); choose another folder"
+        ) from None
+    names = [score.case for score in result.cases]
+    picture = bland_altman_svg(result.volumes, names, "Lesion volume, predicted against true")
+    write_atomic(folder / "cases.tsv", case_tsv(result))
+    write_atomic(folder / "summary.tsv", estimate_tsv(result))
+    write_atomic(folder / "bland_altman.svg", picture)
+    if result.other:
+        write_atomic(folder / "comparison.tsv", difference_tsv(result))
+    write_atomic(folder / "evaluation.json", evaluation_json(result))
 
 
 def case_rows(result: Evaluation) -> list[dict[str, Any]]:

@@ -22,6 +22,8 @@ from rsaseg.metrics import (
     surface_agreement,
 )
 
+Mask = NDArray[np.bool_]
+
 SIZE_CLASSES_MM3 = {"small": (0.0, 50.0), "medium": (50.0, 500.0), "large": (500.0, math.inf)}
 
 CASE_METRICS = {

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+from nibabel.nifti1 import Nifti1Image
+
 from rsaseg.errors import InputError
+
+Source = str | os.PathLike[str] | Nifti1Image
+"""A NIfTI file's path, or an image that nibabel has loaded or made."""
+
+Masks = Source | Mapping[str, Source]
+"""A folder of masks, one mask, or masks by the name of their case."""
 
 _NIFTI = re.compile(r"(?P<stem>.+?)\.nii(\.gz)?", re.IGNORECASE)
 _MASK_NAME = re.compile(r"lesions?|mask", re.IGNORECASE)
@@ -100,8 +110,10 @@ def find_masks(folder: Path) -> dict[str, Path]:
     return found
 
 
-def pair_masks(pred: Path, truth: Path) -> tuple[dict[str, tuple[Path | None, Path]], list[str]]:
-    """Pair two folders' masks by case, or take two files for one case.
+def pair_masks(
+    pred: Masks, truth: Masks
+) -> tuple[dict[str, tuple[Source | None, Source]], list[str]]:
+    """Pair the masks of two sides by case, or take one mask on either side for one case.
 
     Returns
     -------
@@ -113,16 +125,54 @@ def pair_masks(pred: Path, truth: Path) -> tuple[dict[str, tuple[Path | None, Pa
     Raises
     ------
     InputError
-        As `find_masks`, or if no case is in both.
+        As `find_masks`, or if no case is on both sides.
     """
-    if pred.is_file() and truth.is_file():
-        match = _NIFTI.fullmatch(pred.name)
-        return {match["stem"] if match else pred.name: (pred, truth)}, []
-    predicted, true = find_masks(pred), find_masks(truth)
+    one_pred, one_true = _single(pred), _single(truth)
+    if one_pred is not None and one_true is not None:
+        return {_name_of(one_pred): (one_pred, one_true)}, []
+    predicted, true = _by_case(pred, "predictions"), _by_case(truth, "truth")
     if not predicted.keys() & true.keys():
+        here, there = (
+            str(masks) if isinstance(masks, str | os.PathLike) else what
+            for masks, what in ((pred, "predictions"), (truth, "the truth"))
+        )
         raise InputError(
-            f"{pred}: no case of {truth} in it (here {next(iter(predicted))}, "
+            f"{here}: no case of {there} in it (here {next(iter(predicted))}, "
             f"there {next(iter(true))}); name the masks alike"
         )
-    pairs = {case: (predicted.get(case), path) for case, path in true.items()}
+    pairs = {case: (predicted.get(case), mask) for case, mask in true.items()}
     return pairs, [case for case in predicted if case not in true]
+
+
+def _single(masks: Masks) -> Source | None:
+    """Return the one mask that this is, or None for a folder or a mapping."""
+    if isinstance(masks, Mapping):
+        return None
+    if isinstance(masks, str | os.PathLike):
+        return masks if Path(masks).is_file() else None
+    return masks if isinstance(masks, Nifti1Image) else None
+
+
+def _name_of(mask: Source) -> str:
+    """Return the name of a mask's file without its ending."""
+    path = mask if isinstance(mask, str | os.PathLike) else mask.get_filename() or "mask"
+    name = Path(path).name
+    match = _NIFTI.fullmatch(name)
+    return match["stem"] if match else name
+
+
+def _by_case(masks: Masks, what: str) -> Mapping[str, Source]:
+    if isinstance(masks, str | os.PathLike):
+        return find_masks(Path(masks))
+    if not isinstance(masks, Mapping):
+        raise InputError(
+            f"{what}: a {type(masks).__name__}; give a folder, or masks by case, on both sides"
+        )
+    for case, mask in masks.items():
+        if not isinstance(mask, str | os.PathLike | Nifti1Image):
+            raise InputError(
+                f"{what}: {case} is a {type(mask).__name__}; give a path or a NIfTI image"
+            )
+    if not masks:
+        raise InputError(f"{what}: no mask in it; give masks by the name of their case")
+    return masks

@@ -46,12 +46,12 @@ COHORT_METRICS = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `rsaseg.evaluate.evaluate` found.
+    """What `rsaseg.evaluate` found.
 
     Attributes
     ----------
     pred, truth : str
-        Where the masks lie.
+        Where the masks lie; "images in memory" for others.
     cases : tuple of CaseScore
         Every case of ``truth``, by name.
     extra : tuple of str

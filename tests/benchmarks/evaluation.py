@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from rsaseg.evaluate import evaluate
+import rsaseg
+from rsaseg.report.evaluation import write_evaluation
 
 SHAPE, N_CASES, BAR_S = (182, 218, 182), 100, 60.0
 
@@ -46,7 +47,8 @@ def main() -> None:
                 image = nib.Nifti1Image(mask, np.diag([1.0, 1.0, 1.0, 1.0]))
                 nib.save(image, folder / f"case-{case:03d}.nii.gz")
         start, cpu_start = time.perf_counter(), time.process_time()
-        result = evaluate(*folders, out=Path(scratch) / "out")
+        result = rsaseg.evaluate(*folders)
+        write_evaluation(result, Path(scratch) / "out")
         seconds, cpu_s = time.perf_counter() - start, time.process_time() - cpu_start
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     n_lesions = sum(counts.n_truth for score in result.cases for counts in score.lesions)

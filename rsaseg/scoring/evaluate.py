@@ -1,0 +1,158 @@
+"""Predicted masks against true ones, a case at a time and all together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from rsaseg.errors import GeometryError
+from rsaseg.imaging import Grid, as_mask, read_mask
+from rsaseg.scoring.agreement import bland_altman
+from rsaseg.scoring.cases import CaseScore, Mask, Rules, score_masks, worst_scores
+from rsaseg.scoring.pairing import Masks, Source, pair_masks, patient_of
+from rsaseg.scoring.summary import Evaluation, compare_all, estimate_all, score_columns
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, the cases of it done, and how many there are."""
+
+
+def evaluate(
+    pred: Masks,
+    truth: Masks,
+    *,
+    compare: Masks | None = None,
+    rules: Rules | None = None,
+    patients: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Compare predicted lesion masks with true ones; nothing is written or printed.
+
+    A case without a prediction counts with the worst scores there are, and a prediction without
+    a truth is listed; both are failures.
+
+    Parameters
+    ----------
+    pred, truth : path, nibabel image, or mapping of case to either
+        Folders of masks, paired by name (see `rsaseg.scoring.pairing.find_masks`); or one mask
+        each; or masks by the name of their case. The two masks of a case lie on one grid.
+    compare : path, nibabel image or mapping, optional
+        Other predictions of the same cases; they are compared patient by patient.
+    rules : Rules, optional
+        Smallest lesion, matching and surface tolerance. Default: ``Rules()``.
+    patients : mapping, optional
+        Case to patient, where names do not tell (see `rsaseg.scoring.pairing.patient_of`;
+        `read_patients` there reads a table).
+    progress : callable, optional
+        See `Progress`.
+
+    Returns
+    -------
+    Evaluation
+        Scores of each case, and cohort figures with 95 % intervals over patients;
+        `rsaseg.report.evaluation.write_evaluation` makes files of it.
+
+    Raises
+    ------
+    InputError
+        If a folder or mask cannot be used, or no case is on both sides.
+    GeometryError
+        If two masks of a case do not lie on one grid; it names both.
+
+    Examples
+    --------
+    The prediction has half of the true lesion; lesions count from 3 mm3.
+
+    >>> import nibabel as nib
+    >>> import numpy as np
+    >>> import rsaseg
+    >>> truth = np.zeros((10, 10, 10), np.uint8)
+    >>> truth[2:4, 2:4, 2:4] = 1
+    >>> pred = truth.copy()
+    >>> pred[2] = 0
+    >>> masks = [nib.Nifti1Image(mask, np.eye(4)) for mask in (pred, truth)]
+    >>> result = rsaseg.evaluate(*masks)
+    >>> round(result.estimate("dice").value, 3)
+    0.667
+    >>> result.cases[0].scores["lesion_tpr"]
+    1.0
+
+    Many cases, by name; one has no prediction:
+
+    >>> result = rsaseg.evaluate({"anna": masks[0]}, {"anna": masks[1], "ben": masks[1]})
+    >>> result.missing, round(result.estimate("dice").value, 3)
+    (('ben',), 0.333)
+    """
+    rules = rules or Rules()
+    cases, extra = _score_all(pred, truth, rules, patients or {}, progress)
+    volumes = score_columns(cases)
+    result = Evaluation(
+        pred=_place(pred),
+        truth=_place(truth),
+        cases=cases,
+        extra=extra,
+        estimates=estimate_all(cases),
+        volumes=bland_altman(volumes["pred_ml"], volumes["truth_ml"]),
+        rules=rules,
+    )
+    if compare is None:
+        return result
+    others, _ = _score_all(compare, truth, rules, patients or {}, progress)
+    return replace(
+        result,
+        other=_place(compare),
+        differences=compare_all(cases, others),
+        missing_in_other=tuple(score.case for score in others if score.missing),
+    )
+
+
+def _place(masks: Masks) -> str:
+    """Return where masks lie, in words."""
+    return str(masks) if isinstance(masks, str | os.PathLike) else "images in memory"
+
+
+def _score_all(
+    pred: Masks,
+    truth: Masks,
+    rules: Rules,
+    patients: Mapping[str, str],
+    progress: Progress | None,
+) -> tuple[tuple[CaseScore, ...], tuple[str, ...]]:
+    """Score every case of ``truth``; return also the cases that only ``pred`` has."""
+    pairs, extra = pair_masks(pred, truth)
+    scores = []
+    for case, (predicted, true) in pairs.items():
+        patient = patients.get(case) or patient_of(case)
+        scores.append(_score_case(case, patient, predicted, true, rules))
+        if progress is not None:
+            progress(f"score {Path(_place(pred)).name}", len(scores), len(pairs))
+    return tuple(scores), tuple(extra)
+
+
+def _score_case(
+    case: str, patient: str, predicted: Source | None, true: Source, rules: Rules
+) -> CaseScore:
+    """Read and compare one pair."""
+    truth, grid, true_name = _read(true, f"true mask of {case}")
+    if predicted is None:
+        overlap, lesions, _ = score_masks(np.zeros_like(truth), truth, grid, rules)
+        worst = worst_scores(truth, grid, rules)
+        return CaseScore(case, patient, True, overlap, lesions, worst)
+    pred, pred_grid, name = _read(predicted, f"predicted mask of {case}")
+    if not pred_grid.matches(grid):
+        raise GeometryError(
+            f"{name}: its grid, {pred_grid.describe()}, is not that of {true_name}, "
+            f"{grid.describe()}; evaluate masks on one grid"
+        )
+    return CaseScore(case, patient, False, *score_masks(pred, truth, grid, rules))
+
+
+def _read(source: Source, what: str) -> tuple[Mask, Grid, str]:
+    """Return a mask, its grid, and what to call it in messages."""
+    if isinstance(source, str | os.PathLike):
+        return *read_mask(Path(source)), str(source)
+    name = str(source.get_filename() or what)
+    return *as_mask(source, name), name
