@@ -34,7 +34,8 @@ class NetworkConfig:
     flat_levels : int
         The first levels whose convolutions are 1x3x3, within axial slices. 0 is the paper's.
     groups : int
-        Groups of the group normalisation.
+        Groups of the group normalisation. 0 is batch normalisation instead, which in use is a
+        fixed scale and shift: the same for a crop and a whole head.
     stem_dropout : float
         Probability that a stem channel is dropped in training.
     scaled_attention : bool
@@ -107,13 +108,13 @@ def depth_to_space(x: Tensor, patch_vox: tuple[int, int, int]) -> Tensor:
 
 
 class ConvNormReLU(nn.Sequential):
-    """A convolution without bias, group normalisation, ReLU."""
+    """A convolution without bias, normalisation, ReLU."""
 
     def __init__(self, c_in: int, c_out: int, kernel: tuple[int, int, int], groups: int) -> None:
         padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         super().__init__(
             nn.Conv3d(c_in, c_out, kernel, padding=padding, bias=False),
-            nn.GroupNorm(groups, c_out),
+            nn.GroupNorm(groups, c_out) if groups else nn.BatchNorm3d(c_out, momentum=0.02),
             nn.ReLU(inplace=True),
         )
 

@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, gaussian_filter, label
+from scipy.ndimage import (
+    binary_fill_holes,
+    distance_transform_edt,
+    find_objects,
+    gaussian_filter,
+    label,
+)
 
 from rsaseg.imaging import Grid, Volume, crop_grid, ras_grid, resample
 
@@ -28,13 +34,16 @@ class InputSpec:
     margin_mm : float
         Room left around the head.
     clip : float
-        Intensities beyond this many standard deviations are cut.
+        Intensities beyond this are cut, in the units of ``normalisation``.
+    normalisation : str
+        "brain" (`brain_units`), or "head" (`head_units`), which the first weights learned with.
     """
 
     sequences: tuple[str, ...] = SEQUENCES
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 3.0)
     margin_mm: float = 6.0
     clip: float = 5.0
+    normalisation: str = "brain"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,18 +104,55 @@ def head_mask(data: NDArray[np.float32], spacing_mm: tuple[float, ...]) -> NDArr
     return mask
 
 
-def normalise(
-    data: NDArray[np.float32], mask: NDArray[np.bool_], clip: float
-) -> NDArray[np.float32]:
-    """Return ``data`` with mean 0 and standard deviation 1 inside ``mask``, cut at ``clip``.
+def deep_mask(head: NDArray[np.bool_], spacing_mm: tuple[float, ...]) -> NDArray[np.bool_]:
+    """Return the part of a head, or of a stripped brain, that lies deep below its surface.
+
+    Deeper than 0.4 of the deepest voxel: nearly all of it is brain, skull or not. The first and
+    the last axial slice do not count as surface, since scans end in the neck and the crown.
+
+    Parameters
+    ----------
+    head : ndarray
+        (R, A, S) from `head_mask`.
+    spacing_mm : tuple of float
+        Its voxel size.
+    """
+    filled = np.stack([binary_fill_holes(head[:, :, k]) for k in range(head.shape[2])], axis=2)
+    depth_mm = distance_transform_edt(np.pad(filled, ((1, 1), (1, 1), (0, 0))), spacing_mm)
+    depth_mm = depth_mm[1:-1, 1:-1]
+    deep: NDArray[np.bool_] = depth_mm > 0.4 * depth_mm.max()
+    return deep
+
+
+def brain_units(data: NDArray[np.float32], deep: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return ``data`` with the brain's median at 0 and air at -3.
+
+    A lesion is 1.3 to 1.6 times as bright as the brain's median in FLAIR, whatever the site and
+    with or without the skull; its distance in standard deviations differs threefold.
+
+    Parameters
+    ----------
+    data : ndarray
+        One sequence.
+    deep : ndarray
+        From `deep_mask`; zeros in it are outside a sequence of smaller extent.
+    """
+    air = float(np.percentile(data, 0.5))
+    inside = data[deep & (data > air)]
+    brain = float(np.median(inside)) - air if inside.size else 1.0
+    scaled: NDArray[np.float32] = 3 * ((data - air) / max(brain, 1e-6) - 1)
+    return scaled
+
+
+def head_units(data: NDArray[np.float32], head: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return ``data`` with mean 0 and standard deviation 1 inside the head.
 
     The hundredth brightest and darkest voxels are left out of both figures.
     """
-    inside = data[mask]
+    inside = data[head]
     low, high = np.percentile(inside, (1.0, 99.0))
     inside = inside[(inside >= low) & (inside <= high)]
-    spread = max(float(inside.std()), 1e-6)
-    scaled: NDArray[np.float32] = np.clip((data - inside.mean()) / spread, -clip, clip)
+    scaled: NDArray[np.float32] = (data - inside.mean()) / max(float(inside.std()), 1e-6)
     return scaled
 
 
@@ -123,17 +169,22 @@ def prepare(exam: dict[str, Volume], spec: InputSpec) -> NetworkInput:
     flair_grid = exam["FLAIR"].grid
     grid = ras_grid(flair_grid, spec.spacing_mm)
     resampled = {name: resample(volume.data, flair_grid, grid) for name, volume in exam.items()}
-    masks = {name: head_mask(data, spec.spacing_mm) for name, data in resampled.items()}
-    box = find_objects(masks["FLAIR"].astype(np.int8))[0]
+    head = head_mask(resampled["FLAIR"], spec.spacing_mm)
+    box = find_objects(head.astype(np.int8))[0]
     margin = np.ceil(spec.margin_mm / np.array(spec.spacing_mm)).astype(int)
     start = np.maximum(0, np.array([s.start for s in box]) - margin)
     stop = np.minimum(grid.shape, np.array([s.stop for s in box]) + margin)
     crop = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    deep = deep_mask(head[crop], spec.spacing_mm)
     channels = []
     for name in spec.sequences:
-        if name in resampled:
-            data = normalise(resampled[name][crop], masks[name][crop], spec.clip)
-            channels.append(to_tensor_axes(data))
+        if name in resampled and spec.normalisation == "brain":
+            data = brain_units(resampled[name][crop], deep)
+            channels.append(to_tensor_axes(data.clip(-3, spec.clip)))  # ripple is below air
+        elif name in resampled:
+            own_head = head_mask(resampled[name], spec.spacing_mm)
+            data = head_units(resampled[name][crop], own_head[crop])
+            channels.append(to_tensor_axes(data.clip(-spec.clip, spec.clip)))
         else:
             channels.append(np.zeros(tuple(stop - start)[::-1], dtype=np.float32))
     return NetworkInput(np.stack(channels).astype(np.float32), crop_grid(grid, start, stop))

@@ -41,6 +41,16 @@ def update_average(average: nn.Module, network: nn.Module, decay: float, step: i
     with torch.no_grad():
         for mean, value in zip(average.parameters(), network.parameters(), strict=True):
             mean.lerp_(value, 1 - decay)
+        for figure, latest in zip(average.buffers(), network.buffers(), strict=True):
+            if figure.is_floating_point():  # running figures of batch normalisation
+                figure.lerp_(latest, 1 - decay)
+
+
+def settle(network: nn.Module) -> None:
+    """Let batch normalisation use its running figures from here on, as it will once trained."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.eval()
 
 
 def describe(
@@ -143,6 +153,8 @@ def fit(
     with stop_requests() as stop, closing(draw_batches(recipe, cases, first)) as batches:
         for batch in batches:
             started, step = time.perf_counter(), batch.step
+            if step >= recipe.settled * recipe.steps:
+                settle(network)
             torch.manual_seed(  # dropout: the same after a resume, another in each process
                 recipe.seed * 1_000_003 + step + ranks.rank() * 1_000_000_007
             )

@@ -14,7 +14,7 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import affine_grid, avg_pool3d, grid_sample, interpolate
+from torch.nn.functional import affine_grid, avg_pool3d, grid_sample, interpolate, max_pool3d
 
 from rsaseg.training.cases import CachedCase
 
@@ -43,6 +43,10 @@ class Augmentation:
         Swap left and right in every second crop.
     near_lesion : float
         Probability that a crop is centred near a lesion voxel; the others lie anywhere.
+    transplant : float
+        Probability that another patient's lesions are put where they lie in that head.
+    fade : float
+        Largest relative change of the lesions' own contrast.
     """
 
     rotation_deg: float = 15.0
@@ -54,6 +58,8 @@ class Augmentation:
     grey: float = 1.0
     mirror: bool = True
     near_lesion: float = 0.6
+    transplant: float = 0.4
+    fade: float = 0.4
 
 
 def draw_crop(
@@ -82,7 +88,15 @@ def draw_crop(
     half = np.array(crop_vox) / 2
     centre = np.where(shape > 2 * half, np.clip(centre, half, shape - half), shape / 2)
     stack = _turned_crop(image, lesion, centre, crop_vox, _turn(rng, augmentation))
+    others = [other for other in cases if other.patient != patient]
+    if others and rng.random() < augmentation.transplant:
+        donor = others[rng.integers(len(others))]
+        there = centre / shape * donor.lesions[0].shape
+        turn = _turn(rng, augmentation)
+        given = _turned_crop(donor.images[0], donor.lesions[0], there, crop_vox, turn)
+        stack = transplant(stack, given)
     channels, target = stack[:-1], stack[-1].clamp(0, 1)
+    channels = channels * (1 + float(rng.uniform(-1, 1)) * augmentation.fade * target)
     missing = ~channels.flatten(1).any(dim=1)
     missing[:-1] |= torch.from_numpy(rng.random(len(channels) - 1) < augmentation.drop)
     channels = vary_grey(channels, rng, augmentation)
@@ -141,8 +155,35 @@ def _turned_crop(
     return sampled + torch.from_numpy(fill)
 
 
+def transplant(stack: Tensor, given: Tensor) -> Tensor:
+    """Put the lesions of one crop, with a rim of what surrounds them, into the brain of another.
+
+    After CarveMix (Zhang et al. 2023, doi:10.1016/j.neuroimage.2023.120041), with a soft rim, and
+    only where the receiving crop looks like brain in FLAIR (0.6 to 1.4 of the brain's median).
+
+    Parameters
+    ----------
+    stack, given : Tensor
+        (C + 1, D, H, W): sequences in the units of `rsaseg.preprocessing.brain_units`, lesion last.
+        Nothing is put where ``given`` lacks a sequence of ``stack``.
+    """
+    missing = ~stack[:-1].flatten(1).any(dim=1)
+    if (~given[:-1].flatten(1).any(dim=1) & ~missing).any():
+        return stack
+    brain = (stack[-2].abs() < 1.2).float()
+    rim = max_pool3d(given[-1:], (1, 3, 3), stride=1, padding=(0, 1, 1))
+    share = avg_pool3d(rim, (1, 3, 3), stride=1, padding=(0, 1, 1))[0].clamp(0, 1) * brain
+    mixed = stack + share * (given - stack)
+    mixed[:-1][missing] = 0
+    mixed[-1] = torch.maximum(stack[-1], given[-1] * brain)
+    return mixed
+
+
 def vary_grey(image: Tensor, rng: Generator, augmentation: Augmentation) -> Tensor:
-    """Return (C, D, H, W) with contrast, bias field, noise and slice thickness changed."""
+    """Return (C, D, H, W) with contrast, bias field, noise and slice thickness changed.
+
+    In the units of `rsaseg.preprocessing.brain_units`; the brain's median stays about 0.
+    """
     if rng.random() < augmentation.thick and image.shape[1] > 3:
         factor = int(rng.integers(2, 4))
         thick = avg_pool3d(image[None], (factor, 1, 1), ceil_mode=True)
@@ -154,12 +195,11 @@ def vary_grey(image: Tensor, rng: Generator, augmentation: Augmentation) -> Tens
         image = (image - floor) * field + floor
     varied = []
     for channel in image:
-        low, high = channel.min(), channel.max()
-        span = (high - low).clamp_min(1e-3)
-        gamma = float(np.exp(rng.normal(0, 0.15 * augmentation.grey)))
+        gamma = float(np.exp(rng.normal(0, 0.2 * augmentation.grey)))
         gain = float(np.exp(rng.normal(0, 0.12 * augmentation.grey)))
         shift = float(rng.normal(0, 0.15 * augmentation.grey))
-        channel = (((channel - low) / span) ** gamma * span + low) * gain + shift  # noqa: PLW2901
+        over_air = (channel / 3 + 1).clamp_min(0)  # air 0, the brain's median 1
+        channel = 3 * (over_air**gamma - 1) * gain + shift  # noqa: PLW2901
         noise = rng.uniform(0, 0.15) * augmentation.grey * (rng.random() < 0.4)
         if noise:
             drawn = rng.standard_normal(tuple(channel.shape), dtype=np.float32)

@@ -36,6 +36,8 @@ class Recipe:
     averaging : float
         Decay of the running average of the weights, which is what is kept in the end; 0 keeps
         the last weights.
+    settled : float
+        Share of the steps after which batch normalisation keeps to its running figures.
     clip_norm : float
         Largest norm of the gradient.
     checkpoint_every : int
@@ -57,6 +59,7 @@ class Recipe:
     warmup: int = 40
     rate_power: float = 0.9
     averaging: float = 0.99
+    settled: float = 0.7
     clip_norm: float = 1.0
     checkpoint_every: int = 50
     seed: int = 1
@@ -78,6 +81,8 @@ PLAIN = Augmentation(
     grey=0,
     mirror=False,
     near_lesion=0,
+    transplant=0,
+    fade=0,
 )
 """Crops anywhere, as they are."""
 

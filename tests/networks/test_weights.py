@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from rsaseg.networks.weights import (
     DEFAULT_WEIGHTS,
     WeightsInfo,
     find_weights,
+    info_from_json,
+    info_to_json,
     load_weights,
     save_weights,
 )
@@ -95,3 +98,21 @@ def test_shipped_weights_load() -> None:
     assert info.training_data
     assert 0 < info.threshold < 1
     assert network.config == info.network
+
+
+def test_weights_from_before_the_brains_units_keep_the_heads(saved: tuple[Path, RSANet]) -> None:
+    text = json.loads(info_to_json(INFO))
+    assert info_from_json(json.dumps(text)).input.normalisation == "brain"
+    del text["input"]["normalisation"]
+    assert info_from_json(json.dumps(text)).input.normalisation == "head"
+
+
+def test_batch_normalisation_comes_back(tmp_path: Path) -> None:
+    info = replace(INFO, network=replace(INFO.network, groups=0))
+    network = RSANet(info.network)
+    network(torch.randn(2, 3, 8, 16, 16))
+    save_weights(tmp_path / "w.safetensors", network.state_dict(), info)
+    loaded, _, _ = load_weights(tmp_path / "w.safetensors")
+    x = torch.randn(1, 3, 8, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(loaded(x), network.eval()(x), atol=5e-3)

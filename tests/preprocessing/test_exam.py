@@ -11,7 +11,15 @@ from scipy.ndimage import binary_erosion
 
 from rsaseg.imaging import Grid, Volume, resample
 from rsaseg.phantom import Phantom, make_phantom
-from rsaseg.preprocessing import InputSpec, head_mask, normalise, prepare, to_flair_grid
+from rsaseg.preprocessing import (
+    InputSpec,
+    brain_units,
+    deep_mask,
+    head_mask,
+    head_units,
+    prepare,
+    to_flair_grid,
+)
 from rsaseg.preprocessing.exam import otsu_threshold, to_tensor_axes
 
 
@@ -31,16 +39,65 @@ def test_otsu_splits_two_populations() -> None:
     assert np.percentile(dark, 99.9) < threshold < np.percentile(bright, 0.1)
 
 
-def test_normalise_ignores_outliers_and_clips() -> None:
+def test_head_units_ignore_outliers() -> None:
     rng = np.random.default_rng(0)
     data = rng.normal(300, 20, (20, 20, 20)).astype(np.float32)
     mask = np.ones(data.shape, dtype=bool)
     data[0, 0, :5] = 1e5
-    scaled = normalise(data, mask, 5.0)
-    assert scaled.max() == 5.0
-    inner = scaled[scaled < 5]
+    inner = head_units(data, mask)[data < 1e4]
     assert abs(inner.mean()) < 0.05
     assert abs(inner.std() - 1) < 0.1
+
+
+def test_brain_units_by_hand() -> None:
+    data = np.full((10, 10, 10), 10, np.float32)  # air
+    data[2:8, 2:8, 2:8] = 400  # scalp
+    data[3:7, 3:7, 3:7] = 110  # brain
+    data[4, 4, 4] = 150  # lesion
+    deep = data == 110
+    deep[4, 4, 4] = deep[0, 0, 0] = True  # air inside: this sequence ends there
+    scaled = brain_units(data, deep)
+    assert scaled[0, 0, 0] == pytest.approx(-3)
+    assert scaled[5, 5, 5] == pytest.approx(0)
+    assert scaled[4, 4, 4] == pytest.approx(3 * (140 / 100 - 1))
+
+
+def test_deep_is_the_inner_part_of_a_ball_and_of_a_column() -> None:
+    r, a, s = np.meshgrid(
+        *[np.arange(n) * mm for n, mm in ((65, 1), (65, 1), (25, 3))], indexing="ij"
+    )
+    radius_mm = np.sqrt((r - 32) ** 2 + (a - 32) ** 2 + (s - 36) ** 2)
+    head = radius_mm <= 30
+    head[32, 32, 12] = False  # a dark ventricle is no surface
+    deep = deep_mask(head, (1.0, 1.0, 3.0))
+    assert np.array_equal(deep[radius_mm < 15], np.ones((radius_mm < 15).sum(), bool))
+    assert not deep[radius_mm > 21].any()
+    column = np.hypot(r - 32, a - 32) <= 30
+    deep = deep_mask(column, (1.0, 1.0, 3.0))
+    assert np.array_equal(deep[..., 0], deep[..., 12])
+    assert deep[32, 32].all()
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(0.001, 0.0), (40.0, -1024.0)])
+def test_gain_and_offset_of_a_file_do_not_matter(
+    phantom: Phantom, gain: float, offset: float
+) -> None:
+    other = {
+        name: replace(volume, data=(volume.data * gain + offset).astype(np.float32))
+        for name, volume in phantom.images.items()
+    }
+    first, second = prepare(phantom.images, InputSpec()), prepare(other, InputSpec())
+    assert np.allclose(first.image, second.image, atol=0.02)
+
+
+def test_the_skull_does_not_move_the_brains_grey_values(phantom: Phantom) -> None:
+    flair = phantom.images["FLAIR"]
+    values = []
+    for data in (flair.data, flair.data * phantom.brain):
+        seen = prepare({"FLAIR": replace(flair, data=data)}, InputSpec())
+        brain = resample(phantom.brain.astype(np.float32), flair.grid, seen.grid) > 0.99
+        values.append(np.percentile(seen.image[2][to_tensor_axes(brain)], (10, 50, 90)))
+    assert np.allclose(values[0], values[1], atol=0.15)
 
 
 def test_head_mask_covers_the_brain_and_leaves_air(phantom: Phantom) -> None:

@@ -24,7 +24,7 @@ from rsaseg.networks.unet import NetworkConfig
 from rsaseg.training.cases import CachedCase
 from rsaseg.training.checkpoint import read_run
 from rsaseg.training.loader import draw_batch, draw_batches
-from rsaseg.training.loop import fit, update_average
+from rsaseg.training.loop import fit, settle, update_average
 from rsaseg.training.recipe import Recipe
 from rsaseg.training.stop import StoppedError
 
@@ -162,9 +162,9 @@ def test_a_checkpoint_of_an_older_version_goes_on(whole: list[str], tmp_path: Pa
         fit(SMALL, make_cases(), tmp_path, CPU, stop)
     path = tmp_path / "checkpoint.safetensors"
     run = json.loads(read_run(path))
-    for name in ("loss", "optimizer", "rate_power", "start"):
+    for name in ("loss", "optimizer", "rate_power", "start", "settled"):
         del run["recipe"][name]
-    for name in ("mirror", "near_lesion"):
+    for name in ("mirror", "near_lesion", "transplant", "fade"):
         del run["recipe"]["augmentation"][name]
     del run["recipe"]["network"]["block"]
     save_file(load_file(path), path, {"run": json.dumps(run)})
@@ -244,3 +244,39 @@ def test_average_is_the_weighted_mean() -> None:
     expected = 0.99 * mean.weight.item() + 0.01 * value.weight.item()
     update_average(mean, value, 0.99, step=10_000)
     assert mean.weight.item() == pytest.approx(expected)
+
+
+def test_the_average_follows_the_running_figures_too() -> None:
+    mean, value = torch.nn.BatchNorm3d(1), torch.nn.BatchNorm3d(1)
+    value.running_mean.fill_(5.0)
+    update_average(mean, value, 0.99, step=10_000)
+    assert mean.running_mean.item() == pytest.approx(0.05)
+
+
+def test_batch_normalisation_settles_and_resumes(tmp_path: Path) -> None:
+    class EnoughError(Exception):
+        pass
+
+    def stop(done: int, *_: float) -> None:
+        if done == 7:
+            raise EnoughError
+
+    batch_norm = replace(SMALL, network=replace(SMALL.network, groups=0), settled=0.5)
+    fit(batch_norm, make_cases(), tmp_path / "whole", CPU)
+    with pytest.raises(EnoughError):
+        fit(batch_norm, make_cases(), tmp_path / "cut", CPU, stop)
+    half = load_file(tmp_path / "cut" / "checkpoint.safetensors")
+    fit(batch_norm, make_cases(), tmp_path / "cut", CPU)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    end = load_file(tmp_path / "cut" / "checkpoint.safetensors")
+    figures = [name for name in end if name.startswith("network.") and "running" in name]
+    assert figures
+    assert all(torch.equal(half[name], end[name]) for name in figures)  # settled at step 6
+
+
+def test_settled_layers_treat_a_crop_and_a_whole_alike() -> None:
+    layer = torch.nn.Sequential(torch.nn.BatchNorm3d(2))
+    layer(torch.randn(2, 2, 4, 4, 4))
+    settle(layer)
+    whole = torch.randn(1, 2, 4, 4, 8)
+    assert torch.allclose(layer(whole)[..., :3], layer(whole[..., :3]), atol=1e-5)

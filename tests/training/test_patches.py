@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from rsaseg.training.cases import CachedCase
-from rsaseg.training.patches import Augmentation, _turned_crop, draw_crop, vary_grey
+from rsaseg.training.patches import (
+    Augmentation,
+    _turned_crop,
+    draw_crop,
+    transplant,
+    vary_grey,
+)
 
-STILL = Augmentation(rotation_deg=0, tilt_deg=0, scale=0, stripped=0, drop=0, thick=0, grey=0)
+STILL = Augmentation(
+    rotation_deg=0, tilt_deg=0, scale=0, stripped=0, drop=0, thick=0, grey=0, transplant=0, fade=0
+)
 
 
 def make_case(name: str = "a", shape: tuple[int, int, int] = (12, 20, 24)) -> CachedCase:
@@ -17,7 +27,7 @@ def make_case(name: str = "a", shape: tuple[int, int, int] = (12, 20, 24)) -> Ca
     rng = np.random.default_rng(len(name))
     lesion = np.zeros(shape, np.float16)
     lesion[4:7, 8:13, 6:10] = 1
-    image = np.stack([rng.normal(size=shape), rng.normal(size=shape), 10 * lesion])
+    image = np.stack([*rng.uniform(-2, 2, (2, *shape)), 10 * lesion])
     return CachedCase(name, name, [image.astype(np.float16)], [lesion], [np.argwhere(lesion > 0.5)])
 
 
@@ -71,9 +81,7 @@ def test_crops_are_repeatable_and_differ() -> None:
 
 
 def test_image_and_lesion_are_turned_together() -> None:
-    turned = Augmentation(
-        rotation_deg=40, tilt_deg=10, scale=0.2, stripped=0, drop=0, thick=0, grey=0
-    )
+    turned = replace(STILL, rotation_deg=40, tilt_deg=10, scale=0.2)
     for number in range(10):
         image, lesion, _ = draw_crop([make_case()], (8, 16, 16), turned, seed=2, number=number)
         assert torch.allclose(image[2], 10 * lesion, atol=1e-3)
@@ -110,3 +118,70 @@ def test_grey_values_change_but_stay_ordered() -> None:
     correlation = [np.corrcoef(v[0].ravel(), ramp[0].ravel())[0, 1] for v in varied]
     assert min(correlation) > 0.9
     assert len({round(float(v.sum()), 3) for v in varied}) == len(varied)
+
+
+def brain_and_lesion() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three sequences and a lesion: brain at 0; a cube of 2, 3 and 1 there, lesion."""
+    stack, given = torch.zeros(4, 6, 20, 20), torch.zeros(4, 6, 20, 20)
+    stack[:3] = given[:3] = 0.1
+    given[:, 2:4, 8:12, 8:12] = torch.tensor([2.0, 3.0, 1.0, 1.0])[:, None, None, None]
+    return stack, given
+
+
+def test_transplanted_lesions_keep_their_grey_values_and_nothing_far_changes() -> None:
+    stack, given = brain_and_lesion()
+    mixed = transplant(stack, given)
+    assert torch.allclose(mixed[:, 2:4, 8:12, 8:12], given[:, 2:4, 8:12, 8:12])
+    far = torch.ones(20, 20, dtype=torch.bool)
+    far[6:14, 6:14] = False  # a voxel of rim, and one of its soft edge
+    assert torch.equal(mixed[:, :, far], stack[:, :, far])
+    assert torch.equal(mixed[:, :2], stack[:, :2])
+    assert torch.equal(mixed[3], given[3])
+
+
+def test_nothing_is_transplanted_into_what_is_not_brain() -> None:
+    stack, given = brain_and_lesion()
+    stack[2, 2] = -2.5  # a dark slice, as of a ventricle
+    stack[3, 3, 10, 10] = 1  # a lesion of its own
+    mixed = transplant(stack, given)
+    assert torch.equal(mixed[:, 2], stack[:, 2])
+    assert mixed[3, 3, 8:12, 8:12].all()
+
+
+def test_sequences_missing_on_either_side() -> None:
+    stack, given = brain_and_lesion()
+    stack[0] = 0
+    mixed = transplant(stack, given)
+    assert not mixed[0].any()
+    assert mixed[3].any()
+    stack, given = brain_and_lesion()
+    given[0] = 0
+    assert torch.equal(transplant(stack, given), stack)
+
+
+def test_crops_get_lesions_of_other_patients_only() -> None:
+    bare = make_case("a")
+    bare.lesions[0][:] = 0
+    bare.images[0][2] = 0.01
+    donor = make_case("bb")
+    always = replace(STILL, transplant=1.0, mirror=False, near_lesion=0)
+    crops = [draw_crop([bare, donor], (12, 20, 24), always, 0, i) for i in range(12)]
+    lesions = [lesion for _, lesion, name in crops if name == "a"]
+    assert lesions
+    given = torch.from_numpy(donor.lesions[0] > 0.5)  # drawn crops lie half a voxel off
+    assert all(2 * ((one > 0.2) & given).sum() / ((one > 0.2) | given).sum() > 1 for one in lesions)
+    alone = [draw_crop([bare], (12, 20, 24), always, 0, i)[1] for i in range(4)]
+    assert not any(one.any() for one in alone)
+
+
+def test_only_lesions_fade() -> None:
+    fading = replace(STILL, fade=0.5, mirror=False, near_lesion=0)
+    case = make_case()
+    image, lesion, _ = draw_crop([case], (12, 20, 24), fading, 0, 3)
+    plain, _, _ = draw_crop([case], (12, 20, 24), replace(fading, fade=0), 0, 3)
+    inside = lesion > 0.999
+    factor = image[2][inside] / plain[2][inside]
+    assert 0.5 < factor.min() < 1.5
+    assert float(factor.std()) < 1e-3
+    assert abs(float(factor.mean()) - 1) > 0.01
+    assert torch.allclose(image[:, lesion == 0], plain[:, lesion == 0])
