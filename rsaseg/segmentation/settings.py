@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from rsaseg.errors import InputError
-from rsaseg.networks.unet import RSANet
+from rsaseg.networks.unet import RSANet, fold_norms
 from rsaseg.networks.weights import DEFAULT_WEIGHTS, WeightsInfo, find_weights, load_weights
 from rsaseg.registration import Engine
 
@@ -78,4 +78,5 @@ def load_model(name: str) -> Model:
     """
     path = find_weights(name)
     network, info, sha256 = load_weights(path)
+    fold_norms(network)
     return Model(network, info, path.stem, sha256)

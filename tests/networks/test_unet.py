@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rsaseg.networks.attention import RSABlock
-from rsaseg.networks.unet import PAPER, NetworkConfig, RSANet, depth_to_space, space_to_depth
+from rsaseg.networks.unet import (
+    PAPER,
+    NetworkConfig,
+    RSANet,
+    depth_to_space,
+    fold_norms,
+    space_to_depth,
+)
 
 
 def tiny(attention="111", **options):
@@ -124,3 +131,20 @@ def test_space_to_depth_by_hand_and_back():
     assert packed[0, :, 1, 0, 1].tolist() == [10, 11, 14, 15]
     x = torch.randn(2, 3, 4, 6, 6)
     assert torch.equal(depth_to_space(space_to_depth(x, (2, 3, 1)), (2, 3, 1)), x)
+
+
+def test_folded_normalisation_is_the_same_function_in_fewer_layers():
+    torch.manual_seed(0)
+    network = open_attention(RSANet(NetworkConfig(channels=(8, 8, 16), groups=0)))
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm3d):
+            for value in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+                nn.init.uniform_(value, 0.1, 0.5)
+    x = torch.randn(1, 3, 8, 16, 16)
+    with torch.no_grad():
+        before = network.eval()(x)
+        fold_norms(network)
+        after = network(x)
+    assert not any(isinstance(m, torch.nn.BatchNorm3d) for m in network.modules())
+    assert torch.allclose(before, after, atol=1e-5)
+    assert before.std() > 0.01
