@@ -26,10 +26,14 @@ def make_exam(seed: int) -> dict[str, np.ndarray]:
     return exam | {"lesion": lesion.astype(np.uint8)}
 
 
-def write_case(folder: Path, exam: dict[str, np.ndarray]) -> Path:
+def write_case(
+    folder: Path,
+    exam: dict[str, np.ndarray],
+    spacing_mm: tuple[float, float, float] = SPACING_MM,
+) -> Path:
     """Write an exam into a folder, on one grid."""
     folder.mkdir(parents=True)
-    affine = np.diag([*SPACING_MM, 1.0])
+    affine = np.diag([*spacing_mm, 1.0])
     for name, data in exam.items():
         nib.Nifti1Image(data, affine).to_filename(folder / f"{name}.nii")
     return folder
