@@ -75,7 +75,11 @@ PAPER = NetworkConfig(channels=(32, 64, 128, 256, 512), attention="010", stem_dr
 """The authors' public network, RSA-010: 24,554,339 parameters."""
 
 DEFAULT = NetworkConfig(
-    channels=(32, 48, 96, 192), patch_vox=(1, 2, 2), flat_levels=1, scaled_attention=True
+    channels=(32, 48, 96, 192),
+    patch_vox=(1, 2, 2),
+    flat_levels=1,
+    groups=0,
+    scaled_attention=True,
 )
 """The network of the shipped weights, RSA-111: works at 2x2x3 mm, reads and writes 1x1x3 mm."""
 

@@ -46,20 +46,20 @@ class Augmentation:
     transplant : float
         Probability that another patient's lesions are put where they lie in that head.
     fade : float
-        Largest relative change of the lesions' own contrast.
+        Largest relative loss of the lesions' own contrast; they gain up to half of it.
     """
 
     rotation_deg: float = 15.0
     tilt_deg: float = 6.0
     scale: float = 0.15
-    stripped: float = 0.35
+    stripped: float = 0.5
     drop: float = 0.2
     thick: float = 0.2
     grey: float = 1.0
     mirror: bool = True
     near_lesion: float = 0.6
     transplant: float = 0.4
-    fade: float = 0.4
+    fade: float = 0.5
 
 
 def draw_crop(
@@ -96,7 +96,7 @@ def draw_crop(
         given = _turned_crop(donor.images[0], donor.lesions[0], there, crop_vox, turn)
         stack = transplant(stack, given)
     channels, target = stack[:-1], stack[-1].clamp(0, 1)
-    channels = channels * (1 + float(rng.uniform(-1, 1)) * augmentation.fade * target)
+    channels = channels * (1 + float(rng.uniform(-1, 0.5)) * augmentation.fade * target)
     missing = ~channels.flatten(1).any(dim=1)
     missing[:-1] |= torch.from_numpy(rng.random(len(channels) - 1) < augmentation.drop)
     channels = vary_grey(channels, rng, augmentation)
@@ -195,8 +195,8 @@ def vary_grey(image: Tensor, rng: Generator, augmentation: Augmentation) -> Tens
         image = (image - floor) * field + floor
     varied = []
     for channel in image:
-        gamma = float(np.exp(rng.normal(0, 0.2 * augmentation.grey)))
-        gain = float(np.exp(rng.normal(0, 0.12 * augmentation.grey)))
+        gamma = float(np.exp(rng.normal(0, 0.25 * augmentation.grey)))
+        gain = float(np.exp(rng.normal(0, 0.25 * augmentation.grey)))
         shift = float(rng.normal(0, 0.15 * augmentation.grey))
         over_air = (channel / 3 + 1).clamp_min(0)  # air 0, the brain's median 1
         channel = 3 * (over_air**gamma - 1) * gain + shift  # noqa: PLW2901

@@ -49,7 +49,7 @@ class Recipe:
     """
 
     network: NetworkConfig = DEFAULT
-    steps: int = 1100
+    steps: int = 1200
     batch: int = 2
     crop_vox: tuple[int, int, int] = (32, 128, 96)
     loss: str = "dice-ce"

@@ -62,11 +62,11 @@ def test_the_default_recipe_is_that_of_the_shipped_weights() -> None:
     assert make_recipe() == Recipe() == RECIPES["default"]
     stored = json.loads(
         """{"augmentation": {"drop": 0.2, "grey": 1.0, "rotation_deg": 15.0, "scale": 0.15,
-        "stripped": 0.35, "thick": 0.2, "tilt_deg": 6.0}, "averaging": 0.99, "batch": 2,
+        "stripped": 0.5, "thick": 0.2, "tilt_deg": 6.0}, "averaging": 0.99, "batch": 2,
         "checkpoint_every": 50, "clip_norm": 1.0, "crop_vox": [32, 128, 96],
         "learning_rate": 0.001, "network": {"attention": "111", "channels": [32, 48, 96, 192],
-        "classes": 2, "flat_levels": 1, "groups": 8, "in_channels": 3, "patch_vox": [1, 2, 2],
-        "scaled_attention": true, "stem_dropout": 0.0}, "seed": 1, "steps": 1100,
+        "classes": 2, "flat_levels": 1, "groups": 0, "in_channels": 3, "patch_vox": [1, 2, 2],
+        "scaled_attention": true, "stem_dropout": 0.0}, "seed": 1, "steps": 1200,
         "warmup": 40, "weight_decay": 0.01}"""
     )
     now = json.loads(json.dumps(asdict(Recipe())))
