@@ -2,6 +2,7 @@
 
     python tests/benchmarks/robustness.py FOLD-0.safetensors FOLD-1.safetensors FOLD-2.safetensors
         --data labelled --data flair_only [--only tabriz-05] [--threshold 0.4] [--min-lesion 20]
+        [--degradation "FLAIR alone"]
 
 Give the weights of each fold's network in order; cases are dealt to as many folds as
 ``rsaseg train --folds`` deals them, and each is segmented by the network of its own fold, which
@@ -178,11 +179,17 @@ def print_table(rows: Sequence[tuple[str, str, float]]) -> None:
 
 
 def main() -> None:
-    options = read_options(argparse.ArgumentParser(description=__doc__.splitlines()[0]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--degradation", action="append", help="Only this one; several may be given."
+    )
+    options = read_options(parser)
     settings, rows = settings_of(options), []
     for files, model in unseen_cases(options):
         lesion, _ = read_mask(files.lesion)
         for name, exam, truth in degraded(files, read_exam(files), lesion):
+            if name not in ("as it is", *(options.degradation or [name])):
+                continue
             started = time.process_time()
             mask = segment_exam(exam, model, settings).mask
             rows.append((files.name, name, dice(mask, truth)))
