@@ -1,49 +1,76 @@
-"""Samples per second of the training loop against a MONAI loop with the same network.
+"""Samples per second of the training loop against MONAI loops with the same network.
 
-    python tests/benchmarks/loader.py [--steps 12] [--data ../shared/data/labelled]
+    python tests/benchmarks/loader.py [--steps 5] [--rounds 3] [--data ../shared/data/labelled]
 
-Both loops train the default network on crops of the default size from the same cases with the
-same loss, optimiser and batch. MONAI's holds all cases in a CacheDataset and cuts crops with
-RandCropByPosNegLabel, its gentlest use: it varies nothing. Ours runs as users run it, with all
-its augmentation, and once more without. The loops take turns, a few steps each, so that whatever
-else the machine does falls on all alike. Needs the ``test`` extra.
+All train the default network on crops of the default size from the same prepared cases with the
+same loss, optimiser, clipping and batch. Ours is ``rsaseg.training.loop.fit`` as users run it,
+with all its augmentation, running average and log; and once more with crops as they are.
+MONAI's holds the cases in a CacheDataset, cuts crops with RandCropByPosNegLabel and feeds a plain
+loop, as its tutorials do:
+
+- crop: nothing but the crop, its gentlest use;
+- crop, channels last: in the memory layout that ``fit`` chooses, so that the rest is the loader's;
+- varied: with random transforms like ours from MONAI, the same work, in the loop's own process;
+- varied, worker: the same in a worker process that works ahead.
+
+The loops take turns, a few steps each and the first not counted, so that whatever else the machine
+does falls on all alike. Printed are samples a second, the share of a step spent waiting for its
+batch, the ratio of the first loop's speed to each; and what a loader does alone, on one thread,
+with its share of the processor time of a step. Needs the ``test`` extra.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import tempfile
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
 import torch
 from monai.data import CacheDataset, DataLoader
-from monai.transforms import RandCropByPosNegLabeld
+from monai.transforms import (
+    Compose,
+    RandAdjustContrastd,
+    RandAffined,
+    RandBiasFieldd,
+    RandCropByPosNegLabeld,
+    RandFlipd,
+    RandGaussianNoised,
+    RandScaleIntensityd,
+    RandShiftIntensityd,
+    RandSimulateLowResolutiond,
+)
 from torch import nn
 
 from rsaseg.networks.unet import RSANet
 from rsaseg.preprocessing import InputSpec
 from rsaseg.training.cases import CachedCase, cache_case, find_cases
-from rsaseg.training.loader import draw_batches
+from rsaseg.training.loader import draw_batch
+from rsaseg.training.log import read_log
+from rsaseg.training.loop import fit
 from rsaseg.training.losses import dice_cross_entropy
 from rsaseg.training.recipe import PLAIN, Recipe
 
-
-def our_loop(cases: list[CachedCase], recipe: Recipe) -> Iterator[float]:
-    """Take a step at a time; yield the seconds it waited for its batch."""
-    network = RSANet(recipe.network).to(memory_format=torch.channels_last_3d)
-    step = make_step(network, recipe)
-    for batch in draw_batches(recipe, cases, 0):
-        step(batch.images.contiguous(memory_format=torch.channels_last_3d), batch.lesions)
-        yield batch.waited_seconds
+Times = list[tuple[float, float]]
+"""Seconds of each step, and those of them spent waiting for its batch."""
 
 
-def monai_loop(cases: list[CachedCase], recipe: Recipe) -> Iterator[float]:
-    """The loop that MONAI's tutorials show: a cached data set, a crop, a loader, a step."""
+def our_steps(cases: Sequence[CachedCase], recipe: Recipe) -> Times:
+    """Train as users do; the first step is not counted."""
+    with tempfile.TemporaryDirectory() as folder:
+        fit(recipe, cases, Path(folder) / "run", torch.device("cpu"))
+        rows = read_log(Path(folder) / "run" / "log.csv")
+    return [(float(row["seconds"]), float(row["waited_seconds"])) for row in rows[1:]]
+
+
+def monai_data(cases: Sequence[CachedCase], recipe: Recipe, varied: bool) -> CacheDataset:
+    """Hold the cases in memory and cut, and vary, a crop each time one is asked for."""
     items = [
         {
             "image": torch.from_numpy(np.asarray(case.images[0], dtype=np.float32)),
@@ -51,70 +78,134 @@ def monai_loop(cases: list[CachedCase], recipe: Recipe) -> Iterator[float]:
         }
         for case in cases
     ]
+    both, image = ["image", "label"], ["image"]
     crop = RandCropByPosNegLabeld(
-        keys=["image", "label"],
-        label_key="label",
-        spatial_size=recipe.crop_vox,
-        pos=3,
-        neg=2,
-        num_samples=1,
+        both, "label", spatial_size=recipe.crop_vox, pos=3, neg=2, num_samples=1
     )
-    dataset = CacheDataset(items, crop, progress=False)
-    loader = DataLoader(dataset, batch_size=recipe.batch, shuffle=True, drop_last=True)
-    step = make_step(RSANet(recipe.network), recipe)
-    started = time.perf_counter()
-    for _ in itertools.count():
-        for batch in loader:
-            waited = time.perf_counter() - started
-            step(batch["image"].as_tensor(), batch["label"][:, 0].as_tensor().float())
-            yield waited
-            started = time.perf_counter()
+    about_d, tilt = np.deg2rad(15), np.deg2rad(6)
+    more = [
+        RandFlipd(both, prob=0.5, spatial_axis=2),
+        RandAffined(
+            both,
+            prob=1,
+            rotate_range=(about_d, tilt, tilt),
+            scale_range=(0.15, 0.15, 0.15),
+            mode=("bilinear", "nearest"),
+            padding_mode="border",
+        ),
+        RandSimulateLowResolutiond(image, prob=0.2, zoom_range=(0.4, 0.6)),
+        RandBiasFieldd(image, prob=0.3),
+        RandAdjustContrastd(image, prob=1, gamma=(0.7, 1.4)),
+        RandScaleIntensityd(image, factors=0.25, prob=1),
+        RandShiftIntensityd(image, offsets=0.15, prob=1),
+        RandGaussianNoised(image, prob=0.4, std=0.15),
+    ]
+    return CacheDataset(items, Compose([crop, *(more if varied else [])]), progress=False)
 
 
-def make_step(network: nn.Module, recipe: Recipe):
+def monai_loader(data: CacheDataset, recipe: Recipe, workers: int) -> DataLoader:
+    return DataLoader(
+        data, batch_size=recipe.batch, shuffle=True, drop_last=True, num_workers=workers
+    )
+
+
+def monai_steps(data: CacheDataset, recipe: Recipe, workers: int = 0, last: bool = False) -> Times:
+    """Train in a plain loop; the first step is not counted."""
+    layout = torch.channels_last_3d if last else torch.contiguous_format
+    network = RSANet(recipe.network).to(memory_format=layout)
     optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate)
-
-    def step(images: torch.Tensor, lesions: torch.Tensor) -> None:
+    batches = chain.from_iterable(repeat(monai_loader(data, recipe, workers)))
+    times: Times = []
+    for _ in range(recipe.steps):
+        started = time.perf_counter()
+        batch = next(batches)
+        images = batch["image"].as_tensor().contiguous(memory_format=layout)
+        lesions = batch["label"][:, 0].as_tensor().float()
+        waited = time.perf_counter() - started
         loss = dice_cross_entropy(network(images), lesions)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
         optimizer.step()
+        times.append((time.perf_counter() - started, waited))
+    return times[1:]
 
-    return step
+
+def processor_seconds(draw: Callable[[int], object], batches: int = 12) -> float:
+    """Return the processor time of a batch drawn alone, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    draw(0)
+    started = time.process_time()
+    for number in range(batches):
+        draw(number)
+    torch.set_num_threads(threads)
+    return (time.process_time() - started) / batches
+
+
+def step_processor_seconds(recipe: Recipe) -> float:
+    """Return the processor time of a step of the network, its batch at hand."""
+    network = RSANet(recipe.network).to(memory_format=torch.channels_last_3d)
+    images = torch.randn(recipe.batch, recipe.network.in_channels, *recipe.crop_vox)
+    images = images.contiguous(memory_format=torch.channels_last_3d)
+    lesions = (torch.rand(recipe.batch, *recipe.crop_vox) > 0.99).float()
+    seconds = []
+    for _ in range(3):
+        started = time.process_time()
+        dice_cross_entropy(network(images), lesions).backward()
+        seconds.append(time.process_time() - started)
+    return min(seconds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     root = Path(__file__).parents[2]
     parser.add_argument("--data", type=Path, default=root / "../shared/data/labelled")
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=5, help="In a turn.")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cases", type=int, default=4)
     options = parser.parse_args()
-    recipe = Recipe(steps=options.steps)
+    warnings.filterwarnings("ignore", module="monai")
+    recipe = Recipe(steps=options.steps + 1, checkpoint_every=10**6)
+    still = replace(recipe, augmentation=replace(PLAIN, near_lesion=0.6))
     with tempfile.TemporaryDirectory() as cache:
         found = find_cases([options.data])[: options.cases]
         cases = [cache_case(case, InputSpec(), Path(cache)) for case in found]
-        loops = {
-            "rsaseg": our_loop(cases, recipe),
-            "rsaseg without augmentation": our_loop(cases, replace(recipe, augmentation=PLAIN)),
-            "MONAI": monai_loop(cases, recipe),
+        crop, varied = (monai_data(cases, recipe, more) for more in (False, True))
+        loops: dict[str, Callable[[], Times]] = {
+            "rsaseg": partial(our_steps, cases, recipe),
+            "rsaseg, crops as they are": partial(our_steps, cases, still),
+            "MONAI, crop": partial(monai_steps, crop, recipe),
+            "MONAI, crop, channels last": partial(monai_steps, crop, recipe, last=True),
+            "MONAI, varied": partial(monai_steps, varied, recipe),
+            "MONAI, varied, worker": partial(monai_steps, varied, recipe, workers=1),
         }
-        seconds: dict[str, list[float]] = {name: [] for name in loops}
-        waits: dict[str, list[float]] = {name: [] for name in loops}
-        for _ in range(options.steps):
-            for name, loop in loops.items():
-                started = time.perf_counter()
-                waits[name].append(next(loop))
-                seconds[name].append(time.perf_counter() - started)
-    median = {name: float(np.median(times[1:])) for name, times in seconds.items()}
-    print(f"{len(cases)} cases, {torch.get_num_threads()} threads, {options.steps} steps each")
-    for name in loops:
-        share = np.median(np.array(waits[name][1:]) / np.array(seconds[name][1:]))
-        ratio = median["MONAI"] / median[name]
+        times: dict[str, Times] = {name: [] for name in loops}
+        for _ in range(options.rounds):
+            for name, steps in loops.items():
+                times[name] += steps()
+        alone = {
+            "rsaseg": processor_seconds(partial(draw_batch, recipe, cases)),
+            "rsaseg, crops as they are": processor_seconds(partial(draw_batch, still, cases)),
+            "MONAI, crop": processor_seconds(lambda _: next(iter(monai_loader(crop, recipe, 0)))),
+            "MONAI, varied": processor_seconds(
+                lambda _: next(iter(monai_loader(varied, recipe, 0)))
+            ),
+        }
+    print(f"{len(cases)} cases, {torch.get_num_threads()} threads, {recipe.batch} crops a step")
+    first = float(np.median([seconds for seconds, _ in times["rsaseg"]]))
+    for name, rows in times.items():
+        seconds = float(np.median([total for total, _ in rows]))
+        share = float(np.median([wait / total for total, wait in rows]))
         print(
-            f"{name:<28} {recipe.batch / median[name]:6.3f} samples/s, {median[name]:6.2f} s a "
-            f"step, loader's share {share:5.1%}, ratio to MONAI {ratio:.2f}"
+            f"{name:<27} {recipe.batch / seconds:6.3f} samples/s, {seconds:6.3f} s a step, "
+            f"waiting {share:5.1%}, rsaseg is {seconds / first:.2f} times as fast"
+        )
+    step = step_processor_seconds(recipe)
+    for name, seconds in alone.items():
+        print(
+            f"{name:<27} alone {recipe.batch / seconds:6.1f} samples/s on one thread, "
+            f"{seconds / (seconds + step):5.1%} of a step's processor time"
         )
 
 
