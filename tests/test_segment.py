@@ -17,14 +17,22 @@ import torch
 from torch import Tensor, nn
 
 import rsaseg
-from rsaseg.errors import InputError
+from rsaseg.errors import InputError, WeightsError
 from rsaseg.imaging import Grid, Volume, read_volume
 from rsaseg.imaging.files import write_together
-from rsaseg.networks.weights import WeightsInfo
+from rsaseg.networks.unet import NetworkConfig, RSANet
+from rsaseg.networks.weights import WeightsInfo, load_weights, save_weights
 from rsaseg.phantom import Phantom, make_phantom, write_phantom
 from rsaseg.predict import Extras, predict
 from rsaseg.preprocessing import InputSpec, prepare, to_flair_grid
-from rsaseg.segmentation import Model, Settings, segment_exam, threshold_range, volume_at
+from rsaseg.segmentation import (
+    Model,
+    Settings,
+    load_model,
+    segment_exam,
+    threshold_range,
+    volume_at,
+)
 
 SPEC = InputSpec(spacing_mm=(3.0, 3.0, 5.5))
 Exam = dict[str, Path]
@@ -65,6 +73,33 @@ def files(small: Phantom, tmp_path_factory: pytest.TempPathFactory) -> Exam:
 @pytest.fixture(scope="module")
 def found(files: Exam) -> rsaseg.Segmentation:
     return rsaseg.segment(files["T1"], files["T2"], files["FLAIR"], ALIGNED, model=BRIGHT)
+
+
+def test_partners_are_averaged_each_with_its_own_input(
+    found: rsaseg.Segmentation, files: Exam
+) -> None:
+    other = model_of(BrightOnFlair(sidedness=2.0))
+    other = replace(other, info=replace(other.info, input=replace(SPEC, normalisation="head")))
+    paths = (files["T1"], files["T2"], files["FLAIR"])
+    alone = rsaseg.segment(*paths, ALIGNED, model=other)
+    pair = rsaseg.segment(*paths, ALIGNED, model=replace(BRIGHT, partner=other))
+    expected = (found.probability + alone.probability) / 2
+    np.testing.assert_allclose(pair.probability, expected, atol=1e-6)
+    assert np.abs(pair.probability - found.probability).max() > 0.1
+    assert pair.record["weights"]["partner"]["name"] == other.name
+
+
+def test_a_partner_is_found_by_name_and_checked_by_hash(tmp_path: Path) -> None:
+    network = RSANet(NetworkConfig(channels=(8, 16), groups=0))
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    save_weights(first, network.state_dict(), WeightsInfo(network.config))
+    sha256 = load_weights(first)[2]
+    info = WeightsInfo(network.config, partner=str(first), partner_sha256=sha256)
+    save_weights(second, network.state_dict(), info)
+    assert [one.name for one in load_model(str(second)).members] == ["second", "first"]
+    save_weights(first, network.state_dict(), WeightsInfo(network.config, version="9"))
+    with pytest.raises(WeightsError, match=r"second.safetensors: its partner .* install"):
+        load_model(str(second))
 
 
 def test_the_mask_is_what_the_network_says(found: rsaseg.Segmentation, files: Exam) -> None:

@@ -53,7 +53,7 @@ def predict_probability(
     device: torch.device,
     overlap: float = 0.25,
     precision: str = "auto",
-    memory_budget_bytes: int = 0,
+    memory_budget_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
     """Return the lesion probability of every voxel.
@@ -77,10 +77,10 @@ def predict_probability(
         Part of a window that its neighbour covers too.
     precision : str
         See `rsaseg.inference.device.choose_precision`.
-    memory_budget_bytes : int
-        A volume estimated to take no more goes through whole; 0 always uses windows. One pass is
-        the faster, but statistics and attention over a whole head differ from those over the crops
-        of training, and masks with them: windows are the default.
+    memory_budget_bytes : int, optional
+        A volume estimated to take no more goes through whole, which is the faster; 0 always uses
+        windows. Default: `MEMORY_BUDGET_BYTES`; but 0 for a network with group normalisation,
+        whose statistics over a whole head are not those over the crops of its training.
     progress : callable, optional
         Called with the passes done and the passes in all.
 
@@ -97,6 +97,9 @@ def predict_probability(
     network = network.to(device).eval()
     run = _runner(network, device, dtype)
     size_vox: tuple[int, int, int] = (image.shape[1], image.shape[2], image.shape[3])
+    if memory_budget_bytes is None:
+        by_group = any(isinstance(module, nn.GroupNorm) for module in network.modules())
+        memory_budget_bytes = 0 if by_group else MEMORY_BUDGET_BYTES
     whole = bytes_per_voxel(network, image, device) * prod(size_vox) <= memory_budget_bytes
     window = None if whole else window_vox
     note = ""

@@ -39,6 +39,9 @@ class WeightsInfo:
         Lesion where the probability is over this; chosen on out-of-fold predictions.
     min_lesion_mm3 : float
         Smaller lesions are left out of the mask.
+    partner, partner_sha256 : str
+        Name and content hash of shipped weights with whose probability these were chosen to be
+        averaged; empty for a network that stands alone.
     version, licence : str
         Of the weights.
     training_data : tuple of str
@@ -50,6 +53,8 @@ class WeightsInfo:
     window_vox: tuple[int, int, int] = (32, 128, 96)
     threshold: float = 0.5
     min_lesion_mm3: float = 0.0
+    partner: str = ""
+    partner_sha256: str = ""
     version: str = "0"
     licence: str = "CC BY 4.0"
     training_data: tuple[str, ...] = ()

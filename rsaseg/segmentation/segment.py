@@ -7,9 +7,10 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -200,48 +201,60 @@ def segment_exam(
     device = choose_device(settings.device)
     seconds: dict[str, float] = {}
     with _timed(seconds, "prepare", report):
-        seen = prepare(exam, model.info.input)
+        seen = [prepare(exam, member.info.input) for member in model.members]
+    run = partial(_run, model.members, seen, exam["FLAIR"].grid, device, report)
     with _timed(seconds, "network", report):
-        prediction, probability = _run(model, seen, exam["FLAIR"].grid, device, report)
+        predictions, probability = run("network")
     mirrored = None
     if settings.uncertainty:
         with _timed(seconds, "mirror image", report):
-            mirrored = _run(model, seen, exam["FLAIR"].grid, device, report, mirror=True)[1]
+            mirrored = run("mirror image")[1]
     with _timed(seconds, "lesions", report):
         result = find(exam, probability, mirrored, model.info, settings)
     notes = [text for volume in exam.values() for text in volume.warnings]
-    notes += [prediction.note] if prediction.note else []
+    notes += [one.note for one in predictions if one.note]
     record = {
         **result.record,
         "missing_sequences": [name for name in model.info.input.sequences if name not in exam],
-        "weights": {"name": model.name, "version": model.info.version, "sha256": model.sha256},
+        "weights": _named(model),
         "input_sha256": {name: one.sha256 for name, one in exam.items() if one.sha256},
-        **_computation(prediction),
+        **_computation(predictions[0]),
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }
     return replace(result, record=record, warnings=tuple(notes))
 
 
 def _run(
-    model: Model,
-    seen: NetworkInput,
+    members: Sequence[Model],
+    seen: Sequence[NetworkInput],
     flair_grid: Grid,
     device: torch.device,
     report: Progress,
-    mirror: bool = False,
-) -> tuple[Prediction, NDArray[np.float32]]:
-    """Return the network's answer, and the probability in it on the FLAIR's grid."""
-    image, stage = torch.from_numpy(seen.image), "mirror image" if mirror else "network"
-    prediction = predict_probability(
-        model.network,
-        image.flip(_SAGITTAL) if mirror else image,
-        model.info.window_vox,
-        device,
-        progress=lambda done, total: report(stage, done, total),
-    )
-    answer = prediction.probability
-    answer = answer.flip(_SAGITTAL) if mirror else answer
-    return prediction, to_flair_grid(answer.numpy(), seen.grid, flair_grid)
+    stage: str,
+) -> tuple[list[Prediction], NDArray[np.float32]]:
+    """Return the networks' answers, and the mean probability in them on the FLAIR's grid."""
+    mirror, predictions, total = stage == "mirror image", [], len(members)
+    probability = np.zeros(flair_grid.shape, np.float32)
+    for number, (member, one) in enumerate(zip(members, seen, strict=True)):
+        image = torch.from_numpy(one.image)
+        prediction = predict_probability(
+            member.network,
+            image.flip(_SAGITTAL) if mirror else image,
+            member.info.window_vox,
+            device,
+            progress=lambda done, of, n=number: report(stage, done + n * of, of * total),  # type: ignore[misc]
+        )
+        predictions.append(prediction)
+        answer = prediction.probability
+        answer = answer.flip(_SAGITTAL) if mirror else answer
+        probability += to_flair_grid(answer.numpy(), one.grid, flair_grid) / total
+    return predictions, probability
+
+
+def _named(model: Model) -> dict[str, Any]:
+    """Return what tells these weights from all others."""
+    named = {"name": model.name, "version": model.info.version, "sha256": model.sha256}
+    return named | ({"partner": _named(model.partner)} if model.partner else {})
 
 
 def _computation(prediction: Prediction) -> dict[str, Any]:

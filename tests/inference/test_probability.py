@@ -106,12 +106,18 @@ def test_the_windows_asked_for_come_first_after_the_whole_volume():
     assert "ran out of memory" in found.note
 
 
+@pytest.mark.parametrize(("groups", "window"), [(8, (8, 16, 16)), (0, None)])
+def test_only_group_normalisation_needs_windows_by_default(image, groups, window):
+    one = RSANet(NetworkConfig(channels=(8, 16), groups=groups))
+    assert predict_probability(one, image, (8, 16, 16), CPU).window_vox == window
+
+
 def test_out_of_memory_with_the_smallest_window_is_an_error():
     network = Scarce(32**3)
     image = torch.rand(1, 40, 48, 64)
     network.forward = lambda x: Scarce.forward(network, x if x.shape[2] == 32 else image[None])
     with pytest.raises(DeviceError, match=r"too little memory.*--device cpu"):
-        predict_probability(network, image, (16, 48, 64), CPU)
+        predict_probability(network, image, (16, 48, 64), CPU, memory_budget_bytes=0)
 
 
 def test_progress_of_one_pass_and_of_windows(network, image):
