@@ -8,9 +8,11 @@ from rsaseg.preprocessing.exam import (
     deep_mask,
     head_mask,
     head_units,
+    network_input,
     prepare,
     to_flair_grid,
     to_tensor_axes,
+    to_working_grid,
 )
 
 __all__ = [
@@ -21,7 +23,9 @@ __all__ = [
     "deep_mask",
     "head_mask",
     "head_units",
+    "network_input",
     "prepare",
     "to_flair_grid",
     "to_tensor_axes",
+    "to_working_grid",
 ]

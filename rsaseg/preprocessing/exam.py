@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,6 +157,35 @@ def head_units(data: NDArray[np.float32], head: NDArray[np.bool_]) -> NDArray[np
     return scaled
 
 
+@dataclass(frozen=True, eq=False)
+class WorkingExam:
+    """An exam at a network's spacing, grey values as they were.
+
+    Attributes
+    ----------
+    images : dict
+        Sequence name to (R, A, S) data.
+    grid : Grid
+        Of all of them.
+    head : ndarray
+        (R, A, S) from `head_mask` of the FLAIR.
+    """
+
+    images: dict[str, NDArray[np.float32]]
+    grid: Grid
+    head: NDArray[np.bool_]
+
+
+def to_working_grid(exam: dict[str, Volume], spacing_mm: tuple[float, float, float]) -> WorkingExam:
+    """Resample an exam, all on the grid of ``exam["FLAIR"]``, to a spacing along R, A and S."""
+    flair_grid = exam["FLAIR"].grid
+    grid = ras_grid(flair_grid, spacing_mm)
+    with ThreadPoolExecutor() as pool:
+        images = pool.map(lambda one: resample(one.data, flair_grid, grid), exam.values())
+        resampled = dict(zip(exam, images, strict=True))
+    return WorkingExam(resampled, grid, head_mask(resampled["FLAIR"], spacing_mm))
+
+
 def prepare(exam: dict[str, Volume], spec: InputSpec) -> NetworkInput:
     """Resample, crop to the head and normalise an exam.
 
@@ -166,28 +196,33 @@ def prepare(exam: dict[str, Volume], spec: InputSpec) -> NetworkInput:
     spec : InputSpec
         Of the weights.
     """
-    flair_grid = exam["FLAIR"].grid
-    grid = ras_grid(flair_grid, spec.spacing_mm)
-    resampled = {name: resample(volume.data, flair_grid, grid) for name, volume in exam.items()}
-    head = head_mask(resampled["FLAIR"], spec.spacing_mm)
-    box = find_objects(head.astype(np.int8))[0]
+    return network_input(to_working_grid(exam, spec.spacing_mm), spec)
+
+
+def network_input(exam: WorkingExam, spec: InputSpec) -> NetworkInput:
+    """Crop an exam to the head and normalise it; a sequence that is not there is 0."""
+    box = find_objects(exam.head.astype(np.int8))[0]
     margin = np.ceil(spec.margin_mm / np.array(spec.spacing_mm)).astype(int)
     start = np.maximum(0, np.array([s.start for s in box]) - margin)
-    stop = np.minimum(grid.shape, np.array([s.stop for s in box]) + margin)
+    stop = np.minimum(exam.grid.shape, np.array([s.stop for s in box]) + margin)
     crop = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    deep = deep_mask(head[crop], spec.spacing_mm)
-    channels = []
-    for name in spec.sequences:
-        if name in resampled and spec.normalisation == "brain":
-            data = brain_units(resampled[name][crop], deep)
-            channels.append(to_tensor_axes(data.clip(-3, spec.clip)))  # ripple is below air
-        elif name in resampled:
-            own_head = head_mask(resampled[name], spec.spacing_mm)
-            data = head_units(resampled[name][crop], own_head[crop])
-            channels.append(to_tensor_axes(data.clip(-spec.clip, spec.clip)))
+    by_brain = spec.normalisation == "brain"
+    deep = deep_mask(exam.head[crop], spec.spacing_mm) if by_brain else None
+
+    def channel(name: str) -> NDArray[np.float32]:
+        if name not in exam.images:
+            return np.zeros(tuple(stop - start)[::-1], dtype=np.float32)
+        data = exam.images[name]
+        if deep is not None:
+            scaled = brain_units(data[crop], deep).clip(-3, spec.clip)  # below air is ripple
         else:
-            channels.append(np.zeros(tuple(stop - start)[::-1], dtype=np.float32))
-    return NetworkInput(np.stack(channels).astype(np.float32), crop_grid(grid, start, stop))
+            head = exam.head if name == "FLAIR" else head_mask(data, spec.spacing_mm)
+            scaled = head_units(data[crop], head[crop]).clip(-spec.clip, spec.clip)
+        return to_tensor_axes(scaled)
+
+    with ThreadPoolExecutor() as pool:
+        channels = list(pool.map(channel, spec.sequences))
+    return NetworkInput(np.stack(channels).astype(np.float32), crop_grid(exam.grid, start, stop))
 
 
 def to_flair_grid(

@@ -24,7 +24,7 @@ from rsaseg.errors import GeometryError, InputError
 from rsaseg.imaging import Grid, Volume, as_volume, read_volume
 from rsaseg.inference.device import choose_device
 from rsaseg.inference.probability import Prediction, predict_probability
-from rsaseg.preprocessing import NetworkInput, prepare, to_flair_grid
+from rsaseg.preprocessing import NetworkInput, network_input, to_flair_grid, to_working_grid
 from rsaseg.registration import align_exam
 from rsaseg.segmentation.result import Segmentation, find
 from rsaseg.segmentation.settings import Model, Settings, check_settings, load_model
@@ -201,7 +201,9 @@ def segment_exam(
     device = choose_device(settings.device)
     seconds: dict[str, float] = {}
     with _timed(seconds, "prepare", report):
-        seen = [prepare(exam, member.info.input) for member in model.members]
+        specs = [member.info.input for member in model.members]
+        working = {mm: to_working_grid(exam, mm) for mm in {spec.spacing_mm for spec in specs}}
+        seen = [network_input(working[spec.spacing_mm], spec) for spec in specs]
     run = partial(_run, model.members, seen, exam["FLAIR"].grid, device, report)
     with _timed(seconds, "network", report):
         predictions, probability = run("network")
