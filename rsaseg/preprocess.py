@@ -22,7 +22,7 @@ from rsaseg.preprocessing import SEQUENCES
 from rsaseg.preprocessing.bias import correct_bias
 from rsaseg.registration import AlignedExam, Alignment, Engine, align_exam
 from rsaseg.registration.flirt import fsl_from_ras
-from rsaseg.registration.simpleitk import tfm_text
+from rsaseg.registration.itk import tfm_text
 from rsaseg.report.registration_picture import registration_picture
 from rsaseg.training.cases import find_files
 

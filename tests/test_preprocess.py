@@ -20,11 +20,13 @@ from nibabel.affines import apply_affine
 from rsaseg.errors import InputError, RsasegError
 from rsaseg.imaging import Grid, read_volume, resample, write_nifti
 from rsaseg.phantom import make_phantom, write_phantom
+from rsaseg.predict import predict
 from rsaseg.preprocess import PICTURE, RECORD, Choices, preprocess, preprocess_folder
 from rsaseg.registration import align_exam
 from rsaseg.registration.flirt import ras_from_fsl
 
 NONE = Choices(registration="none")
+RAW_SESSIONS = Path(__file__).parents[1] / "../shared/data/raw_sessions"
 POSE = np.array([[1, 0, 0, 7], [0, 1, 0, -5], [0, 0, 1, 4], [0, 0, 0, 1.0]])
 
 
@@ -35,6 +37,15 @@ def raw_files(tmp_path_factory) -> dict[str, Path]:
         seed=5, shape_vox=(48, 56, 26), spacing_mm=(4.0, 4.0, 6.5), flair_from={"T1": POSE}
     )
     return write_phantom(tmp_path_factory.mktemp("raw 'exam'; $(x)"), exam)
+
+
+@pytest.fixture
+def raw_session() -> Path:
+    """A session as it left the scanner, or a skip that names what is missing."""
+    session = RAW_SESSIONS / "ljubljana-l01-s1"
+    if not session.is_dir():
+        pytest.skip(f"needs the raw session in {session}")
+    return session.resolve()
 
 
 @pytest.fixture(scope="module")
@@ -307,3 +318,18 @@ def test_a_failed_registration_is_written_when_forced_and_says_so(raw_files, tmp
     assert "used all the same" in exam.warnings[0]
     record = json.loads((tmp_path / "out" / RECORD).read_text())
     assert record["registration"]["T1"]["problem"]
+
+
+def test_predict_after_preprocess_is_predict_on_the_raw_files(raw_session, tmp_path):
+    """Voxel for voxel: what preprocess wrote lies on one grid and is not moved again."""
+    raw = {name.lower(): raw_session / f"{name}.nii.gz" for name in ("T1", "T2", "FLAIR")}
+    preprocess(raw["flair"], tmp_path / "aligned", raw["t1"], raw["t2"])
+    aligned = {name: tmp_path / "aligned" / path.name for name, path in raw.items()}
+    at_once = predict(output=tmp_path / "raw.nii.gz", **raw)
+    after = predict(output=tmp_path / "after.nii.gz", **aligned)
+    assert all(one["moved"] for one in at_once.record["registration"].values())
+    assert not any(one["moved"] for one in after.record["registration"].values())
+    one, other = (nib.load(tmp_path / f"{name}.nii.gz") for name in ("raw", "after"))
+    assert np.array_equal(one.affine, other.affine)
+    assert np.asarray(one.dataobj).any()
+    assert np.array_equal(np.asarray(one.dataobj), np.asarray(other.dataobj))

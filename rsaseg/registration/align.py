@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from rsaseg.errors import InputError, RegistrationError
 from rsaseg.imaging import Volume, resample
 from rsaseg.registration import flirt, simpleitk
 from rsaseg.registration.quality import Quality, apart_mm, judge
+from rsaseg.registration.simpleitk import Side
 
 Engine = Literal["auto", "flirt", "simpleitk", "none"]
 Float = NDArray[np.float64]
@@ -116,8 +117,9 @@ def align_exam(
         If a sequence could not be aligned well enough and ``force`` is off.
     """
     images, alignments = {}, {}
+    fixed = simpleitk.Side(flair)
     for name, volume in others.items():
-        alignment, image = _register(volume, flair, engine)
+        alignment, image = _register(volume, fixed, engine)
         if alignment.problem:
             if not force:
                 raise RegistrationError(f"{volume.name}: {alignment.problem}")
@@ -147,8 +149,9 @@ def choose_engine(engine: Engine) -> tuple[str, str]:
 def register(moving: Volume, flair: Volume, engine: Engine = "auto") -> Alignment:
     """Find the rigid transform of one image onto the FLAIR, and judge it.
 
-    An image that lies on the FLAIR's grid and passes the judgement there is left alone. FLIRT's
-    answer is checked against SimpleITK's: a warning above 1 mm apart, a problem above 3 mm.
+    An image that lies on the FLAIR's grid and passes the judgement there is left alone; one that
+    lies nearly right there is polished from where it is. FLIRT's answer is checked against
+    SimpleITK's: a warning above 1 mm apart, a problem above 3 mm.
 
     Parameters
     ----------
@@ -169,42 +172,53 @@ def register(moving: Volume, flair: Volume, engine: Engine = "auto") -> Alignmen
     RegistrationError
         If FLIRT failed.
     """
-    return _register(moving, flair, engine)[0]
+    return _register(moving, simpleitk.Side(flair), engine)[0]
 
 
-def _register(moving: Volume, flair: Volume, engine: Engine) -> tuple[Alignment, Volume]:
-    """Return how the image comes onto the FLAIR's grid, and the image there."""
+def _register(moving: Volume, fixed: Side, engine: Engine) -> tuple[Alignment, Volume]:
+    """Return how the image comes onto the FLAIR's grid, and the image there.
+
+    The first way that is good enough is taken, else the sharpest.
+    """
     started = time.perf_counter()
+    tried: list[tuple[Alignment, Volume]] = []
+    for alignment in _ways(moving, fixed, engine):
+        image = _place(moving, fixed.volume, alignment)
+        judged = _judged(alignment, image, fixed) if alignment.engine != "none" else alignment
+        tried.append((replace(judged, seconds=time.perf_counter() - started), image))
+        if not judged.problem:
+            return tried[-1]
+    return max(tried, key=lambda one: one[0].quality.sharpness if one[0].quality else 0.0)
+
+
+def _ways(moving: Volume, fixed: Side, engine: Engine) -> Iterator[Alignment]:
+    """Yield alignments not yet judged on the images, the cheapest first.
+
+    An image on the FLAIR's grid may lie right as it is, or nearly right.
+    """
+    flair = fixed.volume
     name, version = choose_engine(engine)
     on_one_grid = moving.grid.matches(flair.grid)
     as_is = Alignment(np.eye(4), name, version, None, moved=not on_one_grid)
     if name == "none":
-        return as_is, _place(moving, flair, as_is)
+        yield as_is
+        return
     for volume in (moving, flair):
         _check_slices(volume)
+    side = simpleitk.Side(moving)
     if on_one_grid:
-        as_is = _judged(as_is, moving, flair)
-    if not on_one_grid or as_is.problem:
-        found = _estimate(moving, flair, name, version)
-        image = _place(moving, flair, found)
-        found = _judged(found, image, flair)
-        if not on_one_grid or _sharpness(found) > _sharpness(as_is):
-            return replace(found, seconds=time.perf_counter() - started), image
-    return replace(as_is, seconds=time.perf_counter() - started), _place(moving, flair, as_is)
+        yield as_is
+        yield _checked(moving, flair, simpleitk.polish(side, fixed, np.eye(4)), name, version)
+    yield _checked(moving, flair, simpleitk.estimate(side, fixed), name, version)
 
 
-def _judged(alignment: Alignment, image: Volume, flair: Volume) -> Alignment:
-    quality = judge(image, flair)
+def _judged(alignment: Alignment, image: Volume, fixed: Side) -> Alignment:
+    quality = judge(simpleitk.Side(image), fixed)
     return replace(alignment, quality=quality, problem=alignment.problem or quality.problem())
 
 
-def _sharpness(alignment: Alignment) -> float:
-    return alignment.quality.sharpness if alignment.quality else 0.0
-
-
-def _estimate(moving: Volume, flair: Volume, name: str, version: str) -> Alignment:
-    """Return an alignment not yet judged on the images, FLIRT's checked against SimpleITK's."""
-    pose = simpleitk.estimate(simpleitk.prepare(moving), simpleitk.prepare(flair))
+def _checked(moving: Volume, flair: Volume, pose: Float, name: str, version: str) -> Alignment:
+    """Return SimpleITK's pose as an alignment, or FLIRT's checked against it."""
     if name == "simpleitk":
         return Alignment(pose, name, version, None)
     found, apart = pose, np.inf

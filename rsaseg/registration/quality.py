@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import SimpleITK as sitk
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
@@ -12,10 +13,12 @@ from rsaseg.imaging import Volume
 from rsaseg.registration import simpleitk
 
 Float = NDArray[np.float64]
+Image = NDArray[np.float32]
 
 MIN_SHARPNESS = 0.27
 MAX_RESIDUAL_MM = 2.0
-_SHIFT_MM = 4.0
+_SHIFT_VOX = 2  # at 2 mm
+_BINS = 32
 _CUBE_MM = 50.0
 
 
@@ -55,33 +58,59 @@ class Quality:
         return ""
 
 
-def judge(image: Volume, flair: Volume) -> Quality:
-    """Judge how well an image lies on the FLAIR as both are.
+def judge(image: simpleitk.Side, flair: simpleitk.Side) -> Quality:
+    """Judge how well an image lies on the FLAIR as both are, by what is inside both heads.
 
     The same voxels give the same answer, so an image that passed once is found aligned when its
     file is read again.
 
     Parameters
     ----------
-    image, flair : Volume
-        On one grid, or where their headers place them.
+    image, flair : Side
+        On one grid.
     """
-    if image.data.min() == image.data.max():  # none of it lies over the FLAIR
+    inside = sitk.GetArrayFromImage(simpleitk.core(image, flair, np.eye(4))) > 0
+    if not inside.any():
         return Quality(0.0, 0.0)
-    moving, fixed = simpleitk.prepare(image), simpleitk.prepare(flair)
-    residual = simpleitk.refine(moving, fixed, np.eye(4))
-    return Quality(sharpness(moving, fixed, np.eye(4)), apart_mm(residual, np.eye(4), flair))
+    residual = simpleitk.refine(image, flair, np.eye(4))
+    arrays = (sitk.GetArrayFromImage(side.middle) for side in (image, flair))
+    return Quality(sharpness(*arrays, inside), apart_mm(residual, np.eye(4), flair.volume))
 
 
-def sharpness(moving: simpleitk.Side, fixed: simpleitk.Side, fixed_from_moving: Float) -> float:
-    """Return the sharpness (see `Quality`) of a pose, 0 where the images hardly overlap."""
-    poses = [fixed_from_moving]
-    for axis in range(3):
-        for shift_mm in (-_SHIFT_MM, _SHIFT_MM):
-            poses.append(fixed_from_moving.copy())
-            poses[-1][axis, 3] += shift_mm
-    here, *shifted = simpleitk.mutual_information(moving, fixed, poses)
-    return 1 - float(np.mean(shifted) / here) if here > 0 else 0.0
+def sharpness(moving: Image, fixed: Image, inside: NDArray[np.bool_]) -> float:
+    """Return the sharpness (see `Quality`) of two images on one grid of 2 mm.
+
+    Parameters
+    ----------
+    moving, fixed : ndarray
+        Images on cubes of 2 mm.
+    inside : ndarray
+        Where to look in ``fixed``; the moving image goes on beyond its borders as it is there.
+    """
+    here, shape = _binned(fixed)[inside], fixed.shape
+    padded = np.pad(_binned(moving), _SHIFT_VOX, mode="edge")
+    values = []
+    for step_vox in (np.zeros(3, dtype=int), *np.eye(3, dtype=int), *-np.eye(3, dtype=int)):
+        corner = _SHIFT_VOX + _SHIFT_VOX * step_vox
+        there = padded[tuple(slice(a, a + n) for a, n in zip(corner, shape, strict=True))]
+        values.append(_mutual_information(there[inside], here))
+    still, *shifted = values
+    return 1 - float(np.mean(shifted)) / still if still > 0 else 0.0
+
+
+def _binned(image: Image) -> NDArray[np.intp]:
+    """Return each voxel's bin, of 32 equal ones between the image's least and greatest value."""
+    low, high = image.min(), image.max()
+    scale = (_BINS - 1e-3) / (high - low) if high > low else 0.0
+    return ((image - low) * scale).astype(np.intp)
+
+
+def _mutual_information(one: NDArray[np.intp], other: NDArray[np.intp]) -> float:
+    """Return the mutual information, in nats, of pairs of bins."""
+    joint = np.bincount(one * _BINS + other, minlength=_BINS**2).reshape(_BINS, _BINS) / one.size
+    apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    filled = joint > 0
+    return float(np.sum(joint[filled] * np.log(joint[filled] / apart[filled])))
 
 
 def apart_mm(one: Float, other: Float, flair: Volume) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,19 @@ from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 from rsaseg.imaging import Grid, Volume, ras_grid, resample
+from rsaseg.registration.itk import LPS_FROM_RAS, euler_from_ras, itk_image, ras_from_euler
 
 Float = NDArray[np.float64]
 
-LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SEED = 20160617
 _START_ANGLES_DEG = (-60, -30, 0, 30, 60)
 _STARTS_KEPT = 6
 _BINS = 32
-_SAMPLING = 0.05  # of the voxels, at the fine levels
-_SAMPLES = 80_000  # when judging, at 2 mm
-_FINE_LEVELS = ((4, 3.0), (2, 1.5), (1, 0.0))  # shrink factor, smoothing mm
+_HEAD = 0.1  # of the clamped range; cerebrospinal fluid below it lies inside the head's outline
+_EDGE_VOX = 2  # at 2 mm, left out at the head's rim: sequences are cut and stripped differently
+_SAMPLES_AT_2_MM = 20_000
+_SAMPLES_IN_FULL = 40_000
+_MIN_HEAD_ML = 20.0
 
 
 def version() -> str:
@@ -31,117 +33,100 @@ def version() -> str:
     return str(sitk.Version.VersionString())
 
 
-def itk_from_ras(fixed_from_moving: Float) -> Float:
-    """Return ITK's matrix of a transform: LPS mm, and from fixed points to moving points.
-
-    Parameters
-    ----------
-    fixed_from_moving : ndarray
-        (4, 4), RAS mm to RAS mm.
-    """
-    matrix: Float = LPS_FROM_RAS @ np.linalg.inv(fixed_from_moving) @ LPS_FROM_RAS
-    return matrix
-
-
-def tfm_text(fixed_from_moving: Float) -> str:
-    """Return the text of an ITK transform file (``.tfm``) that resamples moving onto fixed."""
-    matrix = itk_from_ras(fixed_from_moving)
-    numbers = " ".join(repr(float(x)) for x in (*matrix[:3, :3].ravel(), *matrix[:3, 3]))
-    return (
-        "#Insight Transform File V1.0\n#Transform 0\n"
-        f"Transform: AffineTransform_double_3_3\nParameters: {numbers}\nFixedParameters: 0 0 0\n"
-    )
-
-
-def itk_image(data: NDArray[Any], grid: Grid) -> Any:
-    """Return a SimpleITK image of ``data``; the grid's axes must be perpendicular."""
-    lps = LPS_FROM_RAS @ grid.affine
-    image = sitk.GetImageFromArray(np.ascontiguousarray(data.T, dtype=np.float32))
-    image.SetSpacing(grid.spacing_mm)
-    image.SetOrigin(tuple(lps[:3, 3]))
-    image.SetDirection(tuple((lps[:3, :3] / grid.spacing_mm).ravel()))
-    return image
-
-
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One image prepared for registration.
+    """One image of a pair, with the copies that registration looks at, made when first asked for.
 
-    Attributes
-    ----------
-    full, middle, coarse, start : SimpleITK.Image
-        Clamped intensities: at the image's own spacing, 2 mm, 4 mm and 8 mm.
-    moments_mm, centre_mm : ndarray
-        Centre of mass and middle of the field of view, LPS mm.
+    Intensities are clamped to their 1st and 99.5th percentiles.
     """
 
-    full: Any
-    middle: Any
-    coarse: Any
-    start: Any
-    moments_mm: Float
-    centre_mm: Float
+    volume: Volume
 
+    @cached_property
+    def _range(self) -> tuple[float, float]:
+        low, high = np.percentile(self.volume.data[::2, ::2, ::2], (1, 99.5))
+        return float(low), float(high)
 
-def prepare(volume: Volume) -> Side:
-    """Clamp intensities to their 1st and 99.5th percentiles and build the coarse copies."""
-    grid = volume.grid
-    low, high = np.percentile(volume.data, (1, 99.5))
-    data = np.clip(volume.data, low, high, order="C")  # sums must not depend on the file's order
-    lps = LPS_FROM_RAS @ grid.affine
-    mass = data - low
-    centre_vox = moments_vox = (np.array(grid.shape) - 1) / 2
-    if mass.any():
+    @cached_property
+    def _cubes(self) -> tuple[NDArray[np.float32], Grid]:
+        grid = ras_grid(self.volume.grid, (2.0, 2.0, 2.0))
+        return np.clip(resample(self.volume.data, self.volume.grid, grid), *self._range), grid
+
+    @cached_property
+    def full(self) -> Any:
+        """At the image's own spacing."""
+        return itk_image(np.clip(self.volume.data, *self._range), self.volume.grid)
+
+    @cached_property
+    def middle(self) -> Any:
+        """On cubes of 2 mm."""
+        return itk_image(*self._cubes)
+
+    @cached_property
+    def coarse(self) -> Any:
+        """On cubes of 4 mm."""
+        return self._at(4.0)
+
+    @cached_property
+    def start(self) -> Any:
+        """On cubes of 8 mm."""
+        return self._at(8.0)
+
+    def _at(self, spacing_mm: float) -> Any:
+        data, grid = self._cubes
+        cubes = ras_grid(grid, (spacing_mm, spacing_mm, spacing_mm))
+        return itk_image(resample(data, grid, cubes), cubes)
+
+    @cached_property
+    def head(self) -> Any:
+        """What is no background, on cubes of 2 mm: uint8, 0 and 1."""
+        data, _ = self._cubes
+        low, high = float(data.min()), float(data.max())
+        return sitk.BinaryFillhole(sitk.Greater(self.middle, low + _HEAD * (high - low)))
+
+    @cached_property
+    def moments_mm(self) -> Float:
+        """Centre of mass, LPS mm."""
+        data, grid = self._cubes
+        mass = data - data.min()
+        if not mass.any():
+            return self.centre_mm
         others = ((1, 2), (0, 2), (0, 1))
-        moments_vox = np.array(
-            [
-                np.average(np.arange(n), weights=mass.sum(axis=axes, dtype=np.float64))
-                for n, axes in zip(grid.shape, others, strict=True)
-            ]
-        )
-    return Side(
-        itk_image(data, grid),
-        _cubes(data, grid, 2.0),
-        _cubes(data, grid, 4.0),
-        _cubes(data, grid, 8.0),
-        apply_affine(lps, moments_vox),
-        apply_affine(lps, centre_vox),
-    )
+        moments_vox = [
+            np.average(np.arange(n), weights=mass.sum(axis=axes, dtype=np.float64))
+            for n, axes in zip(grid.shape, others, strict=True)
+        ]
+        moments: Float = apply_affine(LPS_FROM_RAS @ grid.affine, moments_vox)
+        return moments
+
+    @cached_property
+    def centre_mm(self) -> Float:
+        """Middle of the field of view, LPS mm."""
+        grid = self.volume.grid
+        centre: Float = apply_affine(LPS_FROM_RAS @ grid.affine, (np.array(grid.shape) - 1) / 2)
+        return centre
 
 
-def _cubes(data: NDArray[Any], grid: Grid, spacing_mm: float) -> Any:
-    """Return the image on cubic voxels."""
-    cubes = ras_grid(grid, (spacing_mm, spacing_mm, spacing_mm))
-    return itk_image(resample(data, grid, cubes), cubes)
+def core(moving: Side, fixed: Side, fixed_from_moving: Float) -> Any:
+    """Return the inside of both heads, without its rim: uint8, 0 and 1, on ``fixed.middle``.
+
+    Empty where they share less than 20 ml.
+    """
+    pose = euler_from_ras(fixed_from_moving, fixed.moments_mm)
+    head = sitk.Resample(moving.head, fixed.head, pose, sitk.sitkNearestNeighbor, 0)
+    inside = sitk.BinaryErode(sitk.And(fixed.head, head), (_EDGE_VOX,) * 3)
+    return inside if _volume_ml(inside) >= _MIN_HEAD_ML else inside * 0
 
 
-def euler_from_ras(fixed_from_moving: Float, centre_mm: Float) -> Any:
-    """Return ITK's Euler transform of a rigid RAS matrix, turning about ``centre_mm`` (LPS)."""
-    matrix = itk_from_ras(fixed_from_moving)
-    transform = sitk.Euler3DTransform()
-    transform.SetCenter(tuple(centre_mm))
-    transform.SetMatrix(tuple(matrix[:3, :3].ravel()), 1e-6)
-    transform.SetTranslation(tuple(apply_affine(matrix, centre_mm) - centre_mm))
-    return transform
+def _volume_ml(mask: Any) -> float:
+    return float(sitk.GetArrayViewFromImage(mask).sum() * np.prod(mask.GetSpacing()) / 1000)
 
 
-def ras_from_euler(euler: Any) -> Float:
-    """Return the RAS mm matrix, fixed from moving, of ITK's Euler transform."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.reshape(euler.GetMatrix(), (3, 3))
-    centre_mm = np.array(euler.GetCenter())
-    matrix[:3, 3] = centre_mm + euler.GetTranslation() - matrix[:3, :3] @ centre_mm
-    return itk_from_ras(matrix)  # its own inverse
-
-
-def _metric(sampling: float | None = None) -> Any:
-    """Return a registration with Mattes mutual information on all voxels or a seeded share."""
+def _metric() -> Any:
+    """Return a registration with Mattes mutual information."""
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfWorkUnits(1)  # one order of summing: the same bits every run
     method.SetMetricAsMattesMutualInformation(_BINS)
-    if sampling is not None:
-        method.SetMetricSamplingStrategy(method.RANDOM)
-        method.SetMetricSamplingPercentage(sampling, _SEED)
     method.MetricUseFixedImageGradientFilterOff()  # on, thick slices end 0.2 to 0.7 mm off
     method.MetricUseMovingImageGradientFilterOff()
     method.SetInterpolator(sitk.sitkLinear)
@@ -171,50 +156,15 @@ def _starts(fixed: Side, moving: Side) -> list[Any]:
     return [header, *(starts[i] for i in order if i != 0)]
 
 
-def mutual_information(moving: Side, fixed: Side, poses: Sequence[Float]) -> Float:
-    """Return Mattes mutual information inside the fixed head, at 2 mm, of each pose.
-
-    Parameters
-    ----------
-    moving, fixed : Side
-        From `prepare`.
-    poses : sequence of ndarray
-        (4, 4) ``fixed_from_moving``, RAS mm; one without overlap gets 0.
-    """
-    metric = _metric(_sampling(fixed.middle))
-    head = sitk.BinaryDilate(sitk.OtsuThreshold(fixed.middle, 0, 1), (1, 1, 1))
-    metric.SetMetricFixedMask(head)
-    values = []
-    for pose in poses:
-        metric.SetInitialTransform(euler_from_ras(pose, fixed.moments_mm))
-        try:
-            values.append(-float(metric.MetricEvaluate(fixed.middle, moving.middle)))
-        except RuntimeError:
-            values.append(0.0)
-    return np.array(values)
-
-
-def _descend(
-    fixed: Any,
-    moving: Any,
-    start: Any,
-    levels: Sequence[tuple[int, float]],
-    iterations: int,
-    sampling: float | None = None,
-) -> tuple[Any, float]:
+def _descend(method: Any, fixed: Any, moving: Any, start: Any) -> tuple[Any, float]:
     """Follow the metric's gradient from ``start``; return the pose and its metric, lower better.
 
-    ``levels`` are shrink factors and smoothing sigmas in mm. A start without overlap comes back
-    as it was, with an infinite metric.
+    A start without overlap comes back as it was, with an infinite metric.
     """
-    method = _metric(sampling)
     method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=1.0, minStep=1e-3, numberOfIterations=iterations, relaxationFactor=0.8
+        learningRate=1.0, minStep=0.01, numberOfIterations=60, relaxationFactor=0.8
     )
     method.SetOptimizerScalesFromPhysicalShift()
-    method.SetShrinkFactorsPerLevel([shrink for shrink, _ in levels])
-    method.SetSmoothingSigmasPerLevel([sigma_mm for _, sigma_mm in levels])
-    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     pose = sitk.Euler3DTransform(start)
     method.SetInitialTransform(pose, inPlace=True)
     try:
@@ -227,11 +177,6 @@ def _descend(
 def estimate(moving: Side, fixed: Side) -> Float:
     """Find the rigid transform between two images, wherever their headers place them.
 
-    Parameters
-    ----------
-    moving, fixed : Side
-        From `prepare`.
-
     Returns
     -------
     ndarray
@@ -240,30 +185,50 @@ def estimate(moving: Side, fixed: Side) -> Float:
     Notes
     -----
     Mattes mutual information (doi:10.1109/TMI.2003.809072): 251 poses judged at 8 mm, the header's
-    and the six best descended there, the two best of those at 4 mm, and the better one refined
-    down to the image's own spacing.
+    and the six best descended there, the two best of those at 4 mm, and the better one polished.
     """
     starts = _starts(fixed, moving)[: 1 + _STARTS_KEPT]
-    at_8_mm = [_descend(fixed.start, moving.start, s, ((1, 0.0),), 60) for s in starts]
+    at_8_mm = [_descend(_metric(), fixed.start, moving.start, s) for s in starts]
     best = sorted(at_8_mm, key=_by_metric)[:2]
-    at_4_mm = [_descend(fixed.coarse, moving.coarse, s, ((1, 0.0),), 60) for s, _ in best]
-    start, _ = min(at_4_mm, key=_by_metric)
-    pose, _ = _descend(fixed.full, moving.full, start, _FINE_LEVELS, 200, _SAMPLING)
-    return ras_from_euler(pose)
+    at_4_mm = [_descend(_metric(), fixed.coarse, moving.coarse, s) for s, _ in best]
+    pose, _ = min(at_4_mm, key=_by_metric)
+    return polish(moving, fixed, ras_from_euler(pose))
 
 
 def _by_metric(pose_and_metric: tuple[Any, float]) -> float:
     return pose_and_metric[1]
 
 
+def polish(moving: Side, fixed: Side, fixed_from_moving: Float) -> Float:
+    """Return the best pose near ``fixed_from_moving``, down to the images' own spacing."""
+    near = refine(moving, fixed, fixed_from_moving)
+    inside = core(moving, fixed, near)
+    return _settle(moving.full, fixed.full, inside, near, _SAMPLES_IN_FULL)
+
+
 def refine(moving: Side, fixed: Side, fixed_from_moving: Float) -> Float:
     """Return the best pose near ``fixed_from_moving``, from a short descent at 2 mm."""
-    start = euler_from_ras(fixed_from_moving, fixed.moments_mm)
-    sampling = _sampling(fixed.middle)
-    pose, _ = _descend(fixed.middle, moving.middle, start, ((1, 0.0),), 60, sampling)
+    inside = core(moving, fixed, fixed_from_moving)
+    return _settle(moving.middle, fixed.middle, inside, fixed_from_moving, _SAMPLES_AT_2_MM)
+
+
+def _settle(moving: Any, fixed: Any, inside: Any, fixed_from_moving: Float, samples: int) -> Float:
+    """Descend on about so many seeded samples of the fixed image, all ``inside`` both heads."""
+    inside_mm3 = 1000 * _volume_ml(inside)
+    if inside_mm3 == 0:
+        return fixed_from_moving
+    method = _metric()
+    method.SetMetricFixedMask(inside)
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    share = samples * float(np.prod(fixed.GetSpacing())) / inside_mm3
+    method.SetMetricSamplingPercentage(min(1.0, share), _SEED)
+    start = euler_from_ras(fixed_from_moving, _middle_mm(inside))
+    pose, _ = _descend(method, fixed, moving, start)
     return ras_from_euler(pose)
 
 
-def _sampling(image: Any) -> float:
-    """Return the share of voxels that makes `_SAMPLES`."""
-    return float(min(1.0, _SAMPLES / image.GetNumberOfPixels()))
+def _middle_mm(mask: Any) -> Float:
+    """Return a mask's centre of mass, LPS mm: about it, turns and shifts hardly mix."""
+    shape = sitk.LabelShapeStatisticsImageFilter()
+    shape.Execute(mask)
+    return np.array(shape.GetCentroid(1))

@@ -78,6 +78,21 @@ def test_equal_grid_with_other_content_is_registered(tiny):
     assert mean_error_mm(alignment.flair_from_moving, np.linalg.inv(pose)) < 1.0
 
 
+@pytest.mark.parametrize(
+    "pose", [rigid((0, 0, 0), (0, 3, 0)), rigid((5, 0, 0), (0, 0, 0))], ids=["3 mm", "5 degrees"]
+)
+def test_nearly_aligned_is_polished_without_a_search(raw_exam, aligned_exam, monkeypatch, pose):
+    def search(*_):
+        raise AssertionError("searched from everywhere")
+
+    monkeypatch.setattr(align.simpleitk, "estimate", search)
+    flair, t2 = raw_exam.images["FLAIR"], aligned_exam.images["T2"]
+    alignment = register(shifted(t2, pose), flair, "simpleitk")
+    assert alignment.moved
+    assert alignment.problem == ""
+    assert mean_error_mm(alignment.flair_from_moving, np.linalg.inv(pose)) < 0.5
+
+
 @pytest.mark.parametrize("pose", [np.eye(4), rigid((15, 0, 0), (0, 20, 0))], ids=["noise", "moved"])
 def test_a_failed_registration_is_refused_unless_forced(tiny, found, pose):
     found(pose)
