@@ -20,7 +20,7 @@ FLOORS = (
     ("lesions",),
     ("metrics",),
     ("registration", "preprocessing", "scoring"),
-    ("networks",),
+    ("networks", "anatomy"),
     ("inference",),
     ("training",),
     ("report", "phantom"),

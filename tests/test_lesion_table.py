@@ -97,9 +97,8 @@ def test_table_and_dictionary_on_disk(tmp_path: Path) -> None:
         "1",
         "1",
         "1",
-        "n/a",
-        "n/a",
-        "n/a",
+        *("n/a", "n/a", "unknown"),
+        *("n/a", "n/a", "n/a"),
         "no",
     ]
     dictionary = json.loads((tmp_path / "mask_lesions.json").read_text())

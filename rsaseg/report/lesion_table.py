@@ -16,6 +16,7 @@ from scipy.ndimage import find_objects
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
+from rsaseg.anatomy import LOCATIONS, Anatomy, Place, locate
 from rsaseg.imaging import Grid, write_atomic
 from rsaseg.report.tsv import tsv
 
@@ -40,6 +41,17 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
     "first_slice": {"Description": "First slice it lies on, from 0, along the slice axis"},
     "last_slice": {"Description": "Last slice it lies on"},
     "n_slices": {"Description": "Slices from the first to the last, both included"},
+    "ventricle_mm": {
+        "Description": "Distance to the bodies and upper horns of the lateral ventricles, between "
+        "the nearest voxels' centres; n/a where these were not found, or the lesion lies below",
+        "Units": "mm",
+    },
+    "surface_mm": {
+        "Description": "Distance to the brain's outer surface, which does not follow the sulci, "
+        "estimated from the FLAIR; with the skull on some mm too long",
+        "Units": "mm",
+    },
+    "location": {"Description": "Where it lies, by the two distances", "Levels": LOCATIONS},
     "mean_probability": {"Description": "Mean lesion probability of its voxels, 0 to 1"},
     "max_probability": {"Description": "Greatest lesion probability of its voxels, 0 to 1"},
     "confidence": {
@@ -59,7 +71,7 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Lesion:
-    """One lesion; ``LESION_COLUMNS`` says what each number is. Unknown probabilities are NaN."""
+    """One lesion; ``LESION_COLUMNS`` says what each number is. What is unknown is NaN."""
 
     label: int
     volume_ml: float
@@ -73,6 +85,9 @@ class Lesion:
     first_slice: int
     last_slice: int
     n_slices: int
+    ventricle_mm: float = math.nan
+    surface_mm: float = math.nan
+    location: str = "unknown"
     mean_probability: float = math.nan
     max_probability: float = math.nan
     confidence: float = math.nan
@@ -123,6 +138,7 @@ def describe_lesions(
     grid: Grid,
     probability: NDArray[np.floating[Any]] | None = None,
     mirrored: NDArray[np.floating[Any]] | None = None,
+    anatomy: Anatomy | None = None,
 ) -> list[Lesion]:
     """Measure every lesion of a label map.
 
@@ -136,6 +152,8 @@ def describe_lesions(
         (X, Y, Z) lesion probability on ``grid``.
     mirrored : ndarray, optional
         (X, Y, Z) probability from the exam's mirror image, mirrored back onto ``grid``.
+    anatomy : Anatomy, optional
+        Of the same exam: gives distances and locations.
 
     Returns
     -------
@@ -154,6 +172,7 @@ def describe_lesions(
         i_vox, j_vox, k_vox = (float(vox) for vox in centroid_vox)
         seen = np.array(math.nan) if probability is None else probability[box][inside]
         both = seen if mirrored is None else (seen + mirrored[box][inside]) / 2
+        place = Place() if anatomy is None else locate(anatomy, voxels)
         lesions.append(
             Lesion(
                 label=label,
@@ -168,6 +187,9 @@ def describe_lesions(
                 first_slice=box[axis].start,
                 last_slice=box[axis].stop - 1,
                 n_slices=box[axis].stop - box[axis].start,
+                ventricle_mm=place.ventricle_mm,
+                surface_mm=place.surface_mm,
+                location=place.location,
                 mean_probability=float(seen.mean(dtype=np.float64)),
                 max_probability=float(seen.max()),
                 confidence=float(both.max()),

@@ -29,6 +29,9 @@ _HEADS = {
     "centroid_a_mm": "A (mm)",
     "centroid_s_mm": "S (mm)",
     "first_slice": "Slices",
+    "ventricle_mm": "To ventricles (mm)",
+    "surface_mm": "To surface (mm)",
+    "location": "Location",
     "mean_probability": "Mean prob.",
     "max_probability": "Max. prob.",
     "confidence": "Confidence",
@@ -136,6 +139,7 @@ def _row(lesion: Lesion, homes: Mapping[int, int]) -> str:
     for key in _HEADS:
         value = values[key]
         text = f"{value:.{_DIGITS.get(key, 1)}f}" if isinstance(value, float) else str(value)
+        text = "n/a" if text == "nan" else text
         if key == "first_slice" and lesion.n_slices > 1:
             text = f"{lesion.first_slice} to {lesion.last_slice}"
         if key == "label" and lesion.label in homes:

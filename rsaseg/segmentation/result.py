@@ -10,6 +10,7 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from numpy.typing import NDArray
 
+from rsaseg.anatomy import find_anatomy
 from rsaseg.imaging import Grid, Volume
 from rsaseg.lesions import find_lesions
 from rsaseg.networks.weights import WeightsInfo
@@ -88,8 +89,9 @@ def find(
     flair = exam["FLAIR"]
     threshold = info.threshold if settings.threshold is None else settings.threshold
     smallest = info.min_lesion_mm3 if settings.min_lesion_mm3 is None else settings.min_lesion_mm3
-    labels, _ = find_lesions(probability > threshold, flair.grid, smallest)
-    lesions = tuple(describe_lesions(labels, flair.grid, probability, mirrored))
+    labels, n_lesions = find_lesions(probability > threshold, flair.grid, smallest)
+    anatomy = find_anatomy(flair) if n_lesions else None
+    lesions = tuple(describe_lesions(labels, flair.grid, probability, mirrored, anatomy))
     mask = (labels > 0).astype(np.uint8)
     volume_ml = float(mask.sum() * flair.grid.voxel_mm3 / 1000)
     lowest, highest = threshold_range(threshold)
