@@ -17,18 +17,19 @@ from rsaseg.lesions import remove_small
 from rsaseg.metrics import Overlap, sample_average, voxel_average
 from rsaseg.networks.weights import WeightsInfo, load_weights, save_weights
 from rsaseg.preprocessing import SEQUENCES
-from rsaseg.report.bland_altman import bland_altman_svg
-from rsaseg.report.evaluation import case_tsv, estimate_tsv, evaluation_json
+from rsaseg.report.card import CardFacts, Figure, model_card
+from rsaseg.report.curves import curves_svg
+from rsaseg.report.evaluation import write_evaluation
+from rsaseg.report.reliability import reliability_svg
 from rsaseg.report.tsv import tsv
 from rsaseg.scoring.agreement import bland_altman
+from rsaseg.scoring.calibration import Calibration, calibrate
 from rsaseg.scoring.cases import CaseScore, Rules, score_masks
 from rsaseg.scoring.summary import Evaluation, estimate_all, score_columns
 from rsaseg.training import ranks
-from rsaseg.training.card import CardFacts, Figure, model_card
 from rsaseg.training.cases import (
     CachedCase,
 )
-from rsaseg.training.curves import curves_svg
 from rsaseg.training.log import read_log
 from rsaseg.training.loop import fit, make_folder
 from rsaseg.training.memory import check_memory
@@ -194,6 +195,7 @@ def _finish(
     everyone = [case for cases in unseen.values() for case in cases]
     choice = choose_threshold(everyone) if everyone else None
     evaluations = _evaluate(output / "out-of-fold", unseen, choice) if choice else {}
+    calibration = _calibrate(everyone, choice) if choice else None
     info = WeightsInfo(
         network=recipe.network,
         input=plan.spec,
@@ -220,17 +222,25 @@ def _finish(
         tested=folds if "folds" in evaluations else splits,
         choice=choice,
         figures=_figures(next(iter(evaluations.values()))) if evaluations else (),
+        calibration=calibration,
     )
     names = [*(split.name for split in plan.splits), "final"]
     logs = {name: read_log(output / name / "log.csv") for name in names}
     write_atomic(output / "model-card.md", model_card(info, recipe, facts))
     write_atomic(output / "curves.svg", curves_svg(logs))
+    if calibration is not None:
+        write_atomic(output / "calibration.svg", reliability_svg(calibration))
     return TrainingResult(weights, choice, evaluations, plan.notes)
 
 
 def _figures(evaluation: Evaluation) -> list[Figure]:
     chosen = [evaluation.estimate(metric) for metric in CARD_METRICS]
     return [Figure(e.metric, e.value, e.low, e.high) for e in chosen]
+
+
+def _calibrate(cases: Sequence[OutOfFold], choice: Choice) -> Calibration:
+    exams = ((case.probability, case.truth, case.flair.grid) for case in cases)
+    return calibrate(exams, choice.threshold, choice.min_lesion_mm3)
 
 
 def _evaluate(
@@ -280,10 +290,5 @@ def write_out_of_fold(cases: Sequence[OutOfFold], choice: Choice, folder: Path) 
         volumes=bland_altman(volumes["pred_ml"], volumes["truth_ml"]),
         rules=rules,
     )
-    names = [score.case for score in scores]
-    picture = bland_altman_svg(result.volumes, names, "Lesion volume, predicted against true")
-    write_atomic(folder / "cases.tsv", case_tsv(result))
-    write_atomic(folder / "summary.tsv", estimate_tsv(result))
-    write_atomic(folder / "bland_altman.svg", picture)
-    write_atomic(folder / "evaluation.json", evaluation_json(result))
+    write_evaluation(result, folder)
     return result

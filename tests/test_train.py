@@ -118,6 +118,14 @@ def test_card_and_picture(result: TrainingResult, output: Path) -> None:
     picture = ET.fromstring((output / "curves.svg").read_text())
     words = {element.text for element in picture.iter() if element.text}
     assert {"fold-0", "fold-1", "final", "loss", "Dice of crops"} <= words
+    assert "## How sure it is" in card
+    assert "](calibration.svg)" in card
+    kept = [np.load(path).astype(float) for path in output.glob("fold-*/*.npy")]
+    voxel_ml = 1e-3 * abs(np.linalg.det(nib.load(next(output.rglob("*.nii.gz"))).affine[:3, :3]))
+    surest = sum((p >= 0.9).sum() for p in kept) * voxel_ml
+    row = next(line for line in card.splitlines() if line.startswith("| 0.9 to 1.0 |"))
+    assert float(row.split("|")[2]) == pytest.approx(surest, abs=0.06)
+    assert b"<svg" in (output / "calibration.svg").read_bytes()
 
 
 def test_the_same_call_again_changes_nothing(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from rsaseg.networks.unet import MODELS
 from rsaseg.networks.weights import WeightsInfo
+from rsaseg.report.reliability import reliability_markdown
+from rsaseg.scoring.calibration import Calibration
 from rsaseg.training.recipe import RECIPES, Recipe
 from rsaseg.training.selection import Choice
 
@@ -43,6 +45,8 @@ class CardFacts:
         Threshold and smallest lesion.
     figures : sequence of Figure
         Of cases that the network which segmented them had never seen.
+    calibration : Calibration or None
+        Of the same predictions.
     """
 
     sha256: str
@@ -54,6 +58,7 @@ class CardFacts:
     tested: str
     choice: Choice | None
     figures: Sequence[Figure]
+    calibration: Calibration | None = None
 
 
 def model_card(info: WeightsInfo, recipe: Recipe, facts: CardFacts) -> bytes:
@@ -95,6 +100,7 @@ def model_card(info: WeightsInfo, recipe: Recipe, facts: CardFacts) -> bytes:
         "",
         *_results(facts),
         "",
+        *_certainty(facts.calibration),
         "## Limits",
         "",
         "It knows the scanners, protocols and patients of its training cases and no others. "
@@ -121,6 +127,15 @@ def _results(facts: CardFacts) -> list[str]:
     rows = [f"| {f.name} | {f.value:.3f} | {f.low:.3f} to {f.high:.3f} |" for f in facts.figures]
     table = ["", "| figure | value | 95 % interval |", "| --- | --- | --- |", *rows]
     return [f"Tested on patients left out of training: {facts.tested}.", "", told, *table]
+
+
+def _certainty(calibration: Calibration | None) -> list[str]:
+    if calibration is None:
+        return []
+    told = "On the same patients left out: what was lesion, of what was said alike."
+    picture = "![What was lesion, of what was said alike](calibration.svg)"
+    lines = reliability_markdown(calibration)
+    return ["## How sure it is", "", told, "", picture, "", *lines, ""]
 
 
 def _model_name(recipe: Recipe) -> str:
