@@ -1,5 +1,6 @@
 """Images in memory and on disk."""
 
+from rsaseg.imaging.files import write_atomic
 from rsaseg.imaging.grid import Grid, crop_grid, ras_grid, resample
 from rsaseg.imaging.nifti import (
     Volume,
@@ -8,7 +9,6 @@ from rsaseg.imaging.nifti import (
     check_suffix,
     read_mask,
     read_volume,
-    write_atomic,
     write_nifti,
 )
 

@@ -1,4 +1,4 @@
-"""Writing several files so that all of them are there in the end, or none."""
+"""Writing files so that all of them are there in the end, whole, or none."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rsaseg.errors import InputError
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside ``path``, then rename it.
+
+    Raises
+    ------
+    InputError
+        If the folder is missing or cannot be written.
+    """
+    write_together({path: content})
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
-import os
-import tempfile
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from rsaseg.errors import GeometryError, InputError
+from rsaseg.imaging.files import write_atomic
 from rsaseg.imaging.grid import Grid
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -228,40 +226,6 @@ def read_mask(path: Path) -> tuple[NDArray[np.bool_], Grid]:
         As `read_volume`, or if a value is neither 0 nor 1.
     """
     return as_mask(_open(path, _read_bytes(path)[0]), str(path))
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside ``path``, then rename it.
-
-    Raises
-    ------
-    InputError
-        If the folder is missing or cannot be written.
-    """
-    try:
-        handle, temporary = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part"
-        )
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); choose another folder"
-        ) from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); free some space or choose another name"
-        ) from None
-    finally:
-        with suppress(OSError):
-            Path(temporary).unlink()
 
 
 def nifti_bytes(data: NDArray[Any], header: Nifti1Header, suffix: str) -> bytes:
