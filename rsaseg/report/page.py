@@ -29,15 +29,14 @@ _HEADS = {
     "centroid_a_mm": "A (mm)",
     "centroid_s_mm": "S (mm)",
     "first_slice": "Slices",
-    "ventricle_mm": "To ventricles (mm)",
+    "ventricle_mm": "To ventr. (mm)",
     "surface_mm": "To surface (mm)",
     "location": "Location",
     "mean_probability": "Mean prob.",
-    "max_probability": "Max. prob.",
     "confidence": "Confidence",
     "review": "Review",
 }
-_DIGITS = {"volume_ml": 3, "mean_probability": 2, "max_probability": 2, "confidence": 2}
+_DIGITS = {"volume_ml": 3, "mean_probability": 2, "confidence": 2}
 
 
 def report_html(
@@ -129,7 +128,8 @@ def _table(lesions: Sequence[Lesion], drawn: SliceFigures) -> str:
     return (
         '<section id="lesions"><h2>Lesions</h2><p>Follow a number to the slice where the lesion is '
         "largest. Slices count from 0; R, A and S are mm to the right, front and head.</p>"
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></section>"
+        f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+        "</div></section>"
     )
 
 

@@ -199,4 +199,13 @@ def test_it_prints_on_a4(browser: Browser, tmp_path: Path) -> None:
     assert {tuple(round(x) for x in box) for box in boxes} == {(0, 0, 595, 842)}
     wide = browser.ask("document.documentElement.scrollWidth - innerWidth")
     assert wide <= 0
+    a4 = {"width": 703, "height": 1040}  # between margins of 12 mm, in CSS pixels
+    browser.send("Emulation.setDeviceMetricsOverride", **a4, deviceScaleFactor=1, mobile=False)
+    browser.send("Emulation.setEmulatedMedia", media="print")
+    try:
+        assert browser.ask("document.querySelector('table').scrollWidth") <= 703
+        assert browser.ask("document.documentElement.scrollWidth - innerWidth") <= 0
+    finally:
+        browser.send("Emulation.clearDeviceMetricsOverride")
+        browser.send("Emulation.setEmulatedMedia", media="")
     assert json.dumps(browser.complaints) == "[]"
