@@ -5,6 +5,21 @@ Run: python tests/benchmarks/location.py LABELLED_FOLDER
 Cases are those of the folder with ``brain.nii.gz`` and ``ventricles.nii.gz``; each is taken with
 the skull on and stripped (multiplied by its brain mask). Lesions are the true ones of 10 mm3 or
 more; the truth of a distance runs to the whole true ventricles.
+
+Six patients (1.5 T, slices of 6.4 to 8.1 mm); skull on, then stripped after the stroke:
+
+- ventricles: Dice 0.64 to 0.76 / 0.66 to 0.77 (temporal horns, third and fourth are left out)
+- brain region: 99.3 to 99.99 % / 99.8 to 99.97 % of the true brain in it or within 2 mm of it;
+  278 to 702 ml / 18 to 32 ml of it more than 2 mm outside, mostly face and neck
+- 146 of 177 lesions with a known distance to the ventricles, its error 0.8 mm in the median and
+  4.4 mm at the 90th percentile, both ways
+- periventricular: 33 called, 32 rightly, of 37 where the distance is known and 57 in all
+- surface distance too long by 4.0 / 1.3 mm in the median
+- juxtacortical: 4 / 7 called, all truly within 6 mm; deep white: 60 / 52 called, all truly over
+  3 mm from the ventricles and 6 mm from the surface; the rest, about 80 of 177, is unknown
+
+Thresholds were set looking at these six patients; on nine other scans (three sites, FLAIR alone)
+the ventricles were found in all but one and looked right.
 """
 
 from __future__ import annotations
@@ -77,9 +92,7 @@ def summarise(rows: list[tuple[float, ...]]) -> None:
     low, middle, high = np.percentile(outer, (5, 50, 95))
     print(f"  surface, found minus true: median {middle:.1f}, 5 to 95 % {low:.1f} to {high:.1f} mm")
     rim, deep = rim > 0, deep > 0
-    print(
-        f"  juxtacortical: {rim.sum()} called, {(true_surface[rim] <= 6).sum()} truly so"
-    )
+    print(f"  juxtacortical: {rim.sum()} called, {(true_surface[rim] <= 6).sum()} truly so")
     right = (true[deep] > 3) & (true_surface[deep] > 6)
     print(f"  deep white: {deep.sum()} called, {right.sum()} truly over 3 and 6 mm away")
 
