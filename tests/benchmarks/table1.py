@@ -4,9 +4,10 @@
         [--recipe paper] [--channels 16,24,48,96] [--steps 150] [--crop 16,96,96]
 
 Each network on each split is a job. What a finished job found is a JSON file in RESULTS, and the
-same command goes on where it was stopped, within a job from its last checkpoint. Masks are cut
-at probability 1/2 for all, as the paper's; no threshold is chosen. Recipe, width, steps, batch and
-crop are the same for all seven.
+same command goes on where it was stopped, within a job from its last checkpoint. Recipe, width,
+steps, batch and crop are the same for all seven. Masks are cut at probability 1/2, as the paper's,
+or with ``--own-threshold`` where each network does best on crops of the patients it learned from:
+after a short training lesions are found, at a probability that has not risen over 1/2 yet.
 
 Prints the paper's four columns with mean and spread (standard deviation) over splits beside the
 paper's own figures, as Markdown, and writes ``figure5.png`` into RESULTS: truth, RSA-111, NCL-010
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
+from torch import nn
 
 from rsaseg.errors import InputError, RsasegError
 from rsaseg.imaging import Volume, read_mask, read_volume, write_atomic
@@ -37,9 +39,11 @@ from rsaseg.networks.unet import MODELS
 from rsaseg.preprocessing import InputSpec, head_mask
 from rsaseg.report.png import png_bytes
 from rsaseg.report.slices import crop_to, grey_levels, view_of
-from rsaseg.training.cases import CaseFiles, cache_case, find_cases
+from rsaseg.training.cases import CachedCase, CaseFiles, cache_case, find_cases
 from rsaseg.training.loop import describe, fit
-from rsaseg.training.recipe import RECIPES, Recipe, make_recipe
+from rsaseg.training.patches import draw_crop
+from rsaseg.training.recipe import PLAIN, RECIPES, Recipe, make_recipe
+from rsaseg.training.selection import THRESHOLDS
 from rsaseg.training.splits import Split, Validation, draw_splits
 from rsaseg.training.unseen import segment_unseen
 
@@ -55,6 +59,7 @@ PAPER = {  # per cent, in the order of COLUMNS
 COLUMNS = ("Sample avg. Dice", "Voxel avg. Dice", "Sample avg. IoU", "Voxel avg. IoU")
 SHOWN = ("rsa-111", "ncl-010", "unet")
 RED = np.array([255, 40, 40])
+THRESHOLD_CROPS = 48
 
 
 def job_folder(results: Path, model: str, split: Split) -> Path:
@@ -62,16 +67,32 @@ def job_folder(results: Path, model: str, split: Split) -> Path:
     return results / split.name / model
 
 
+@torch.no_grad()
+def own_threshold(
+    network: nn.Module, cases: Sequence[CachedCase], recipe: Recipe, device: torch.device
+) -> float:
+    """Return the threshold with the best Dice over crops, anywhere, of the cases learned from."""
+    totals = [Overlap(0, 0, 0)] * len(THRESHOLDS)
+    for number in range(THRESHOLD_CROPS):
+        image, lesion, _ = draw_crop(cases, recipe.crop_vox, PLAIN, recipe.seed, number)
+        probability = network.to(device).eval()(image[None].to(device)).softmax(1)[0, 1].cpu()
+        for i, threshold in enumerate(THRESHOLDS):
+            mask, truth = (probability > threshold).numpy(), (lesion > 0.5).numpy()
+            totals[i] += count_overlap(mask, truth)
+    return THRESHOLDS[max(range(len(THRESHOLDS)), key=lambda i: totals[i].dice)]
+
+
 def run_job(
     recipe: Recipe,
     split: Split,
     files: dict[str, CaseFiles],
     folder: Path,
-    cache: Path,
-    device: torch.device,
+    options: argparse.Namespace,
 ) -> list[Overlap]:
     """Train and test one network on one split, or read what an earlier run found."""
+    device, cache = choose_device(options.device), options.results / "cache"
     settings = {**describe(recipe, split.train), "test": list(split.test)}
+    settings["own_threshold"] = options.own_threshold
     found = folder.with_suffix(".json")
     if found.exists():
         job = json.loads(found.read_text())
@@ -81,14 +102,16 @@ def run_job(
     spec, started = InputSpec(), time.process_time()
     learn = [cache_case(files[name], spec, cache) for name in split.train]
     network = fit(recipe, learn, folder, device)
+    threshold = own_threshold(network, learn, recipe, device) if options.own_threshold else 0.5
     cases = []
     for name in split.test:
         kept = folder / f"{name}.npy"
         unseen = segment_unseen(files[name], network, spec, recipe, device, kept)
-        overlap = count_overlap(unseen.probability > 0.5, unseen.truth)
+        overlap = count_overlap(unseen.probability > threshold, unseen.truth)
         cases.append({"case": name, "dice": overlap.dice, "voxels": asdict(overlap)})
     job = {
         "settings": settings,
+        "threshold": threshold,
         "parameters": sum(p.numel() for p in network.parameters()),
         "processor_seconds_of_last_run": time.process_time() - started,
         "cases": cases,
@@ -154,10 +177,11 @@ def draw_figure(results: Path, split: Split, files: dict[str, CaseFiles]) -> Pat
     """Write the picture like the paper's Fig. 5 from what the jobs of a split kept."""
     case, k = fullest_slice([files[name] for name in split.test])
     truth, _ = read_mask(case.lesion)
-    probabilities = [
-        np.load(job_folder(results, model, split) / f"{case.name}.npy") for model in SHOWN
-    ]
-    masks = [truth, *(p > 0.5 for p in probabilities)]
+    masks = [truth]
+    for model in SHOWN:
+        folder = job_folder(results, model, split)
+        threshold = json.loads(folder.with_suffix(".json").read_text())["threshold"]
+        masks.append(np.load(folder / f"{case.name}.npy") > threshold)
     path = results / "figure5.png"
     write_atomic(path, png_bytes(paint(read_volume(case.sequences["FLAIR"]), masks, k)))
     print(f"\n{path}: {case.name}, slice {k}: truth, {', '.join(SHOWN)}")
@@ -178,7 +202,10 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--channels", type=numbers, help="Of each level; the recipe's by default.")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--batch", type=int)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--near-lesion", type=float, help="Crops as they are, this share there.")
     parser.add_argument("--crop", type=numbers, help="D,H,W in voxels.")
+    parser.add_argument("--own-threshold", action="store_true", help="Not 1/2 for all.")
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--train-size", type=int, default=5, help="Patients that learn.")
     parser.add_argument("--seed", type=int, default=1)
@@ -189,28 +216,26 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> dict[str, list[tuple[float, float, float, float]]]:
     """Do what is left to do and return each network's four figures, split by split."""
     base = RECIPES[options.recipe].network
-    network = replace(base, channels=options.channels or base.channels)
-    recipes = {
-        model: make_recipe(
-            options.recipe,
-            model,
-            network=network,
-            steps=options.steps,
-            batch=options.batch,
-            crop_vox=options.crop,
-            seed=options.seed,
-        )
-        for model in options.models.split(",")
+    budget = {
+        "network": replace(base, channels=options.channels or base.channels),
+        "steps": options.steps,
+        "batch": options.batch,
+        "crop_vox": options.crop,
+        "learning_rate": options.learning_rate,
+        "seed": options.seed,
     }
+    if options.near_lesion is not None:
+        budget["augmentation"] = replace(PLAIN, mirror=True, near_lesion=options.near_lesion)
+    models = options.models.split(",")
+    recipes = {model: make_recipe(options.recipe, model, **budget) for model in models}
     files = {case.name: case for case in find_cases([options.data])}
     validation = Validation(splits=options.splits, train_size=options.train_size)
     splits = draw_splits(list(files.values()), validation, options.seed)
-    device = choose_device(options.device)
     figures: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in recipes}
     for split in splits:
         for model, recipe in recipes.items():
             folder = job_folder(options.results, model, split)
-            overlaps = run_job(recipe, split, files, folder, options.results / "cache", device)
+            overlaps = run_job(recipe, split, files, folder, options)
             figures[model].append(four_columns(overlaps))
             told = ", ".join(f"{value:.1f}" for value in figures[model][-1])
             print(f"{split.name} {model:<8} {told}", flush=True)

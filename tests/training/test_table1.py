@@ -9,6 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from crude_exams import make_exam, write_case
 
 from rsaseg.errors import InputError
@@ -37,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(results: Path, data: Path, *more: str) -> list[str]:
     budget = f"--models {MODELS} --channels 8,16 --steps 2 --crop 8,32,32 --splits 1"
-    split = "--train-size 1 --device cpu"
+    split = "--train-size 1 --near-lesion 0.5 --own-threshold --device cpu"
     return [str(results), "--data", str(data), *budget.split(), *split.split(), *more]
 
 
@@ -87,6 +88,21 @@ def test_another_budget_is_not_mixed_in(
 ) -> None:
     with pytest.raises(InputError, match=r"rsa-111\.json: of another budget"):
         table1.run(table1.read_options(arguments(results[0], data, "--steps", "3")))
+
+
+def test_the_threshold_is_the_best_on_what_was_learned(table1: ModuleType) -> None:
+    lesion = np.zeros((8, 16, 16), np.float16)
+    lesion[:, 4:8] = 1
+    image = np.stack([np.where(lesion, -0.4, -2.0).astype(np.float16)] * 3)  # p 0.40 and 0.12
+    case = table1.CachedCase("a", "a", [image], [lesion], [np.argwhere(lesion)])
+    recipe = table1.make_recipe(crop_vox=(8, 16, 16))
+
+    class Answer(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([torch.zeros_like(x[:, 0]), x[:, 0]], dim=1)
+
+    chosen = table1.own_threshold(Answer(), [case], recipe, torch.device("cpu"))
+    assert chosen in (0.2, 0.25)  # half way between both logits, where crops cut voxels, is 0.23
 
 
 def test_the_four_columns(table1: ModuleType) -> None:
