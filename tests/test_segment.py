@@ -21,7 +21,12 @@ from rsaseg.errors import InputError, WeightsError
 from rsaseg.imaging import Grid, Volume, read_volume
 from rsaseg.imaging.files import write_together
 from rsaseg.networks.unet import NetworkConfig, RSANet
-from rsaseg.networks.weights import WeightsInfo, load_weights, save_weights
+from rsaseg.networks.weights import (
+    DEFAULT_WEIGHTS,
+    WeightsInfo,
+    load_weights,
+    save_weights,
+)
 from rsaseg.phantom import Phantom, make_phantom, write_phantom
 from rsaseg.predict import Extras, predict
 from rsaseg.preprocessing import InputSpec, prepare, to_flair_grid
@@ -87,6 +92,10 @@ def test_partners_are_averaged_each_with_its_own_input(
     np.testing.assert_allclose(pair.probability, expected, atol=1e-6)
     assert np.abs(pair.probability - found.probability).max() > 0.1
     assert pair.record["weights"]["partner"]["name"] == other.name
+
+
+def test_the_shipped_weights_have_their_partner() -> None:
+    assert [one.name for one in load_model(DEFAULT_WEIGHTS).members] == ["rsa111-v2", "rsa111-v1"]
 
 
 def test_a_partner_is_found_by_name_and_checked_by_hash(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from rsaseg.imaging import write_atomic
 from rsaseg.networks.unet import NetworkConfig, RSANet
 from rsaseg.preprocessing import InputSpec
 
-DEFAULT_WEIGHTS = "rsa111-v1"
+DEFAULT_WEIGHTS = "rsa111-v2"
 _FOLDERS = (Path(__file__).parents[1] / "weights", Path(__file__).parents[2] / "weights")
 
 

@@ -26,13 +26,17 @@ from rsaseg.training.cases import CaseFiles, find_cases, read_exam
 from rsaseg.training.selection import OutOfFold, choose_threshold
 
 
-def average_unseen(files: CaseFiles, trainings: Sequence[Path]) -> OutOfFold:
-    """Return the mean of the probabilities kept for a case that each training left out."""
+def average_unseen(files: CaseFiles, trainings: Sequence[Path], output: Path) -> OutOfFold:
+    """Return, and keep, the mean of the probabilities of a case that each training left out."""
     kept = [next(folder.glob(f"fold-*/{files.name}.npy")) for folder in trainings]
     probability = np.mean([np.load(path).astype(np.float32) for path in kept], axis=0)
+    half = probability.astype(np.float16)
+    place = output / kept[0].parent.name / kept[0].name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    np.save(place, half)
     truth, _ = read_mask(files.lesion)
     flair = read_exam(files)["FLAIR"]
-    return OutOfFold(files.name, files.patient, probability.astype(np.float16), truth, flair)
+    return OutOfFold(files.name, files.patient, half, truth, flair)
 
 
 def main() -> None:
@@ -44,7 +48,9 @@ def main() -> None:
     parser.add_argument("--version", default="2")
     parser.add_argument("-o", "--output", type=Path, required=True)
     asked = parser.parse_args()
-    unseen = [average_unseen(files, asked.trainings) for files in find_cases(asked.data)]
+    unseen = [
+        average_unseen(files, asked.trainings, asked.output) for files in find_cases(asked.data)
+    ]
     choice = choose_threshold(unseen)
     evaluation = write_out_of_fold(unseen, choice, asked.output / "out-of-fold")
     network, info, _ = load_weights(asked.trainings[1] / "weights.safetensors")
