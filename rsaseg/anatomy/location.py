@@ -131,7 +131,7 @@ def locate(anatomy: Anatomy, voxels: NDArray[np.integer[Any]]) -> Place:
 
 
 def _nearest_mm(border: KDTree | None, points_mm: NDArray[np.floating[Any]]) -> float:
-    return math.nan if border is None else float(border.query(points_mm)[0].min())
+    return math.nan if border is None else float(np.min(border.query(points_mm)[0]))
 
 
 def name_location(ventricle_mm: float, surface_mm: float) -> str:

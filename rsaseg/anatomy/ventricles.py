@@ -17,6 +17,7 @@ _SIDE_CM2 = 0.5
 _SIDE_ML = 2.0
 _BELOW_MM = 25.0
 _PLAUSIBLE_ML = (5.0, 120.0)
+_SQUARE = np.ones((2, 2), dtype=bool)
 _ANY_2D, _ANY_3D = np.ones((3, 3)), np.ones((3, 3, 3))
 
 
@@ -64,7 +65,7 @@ def find_ventricles(coarse: CoarseFlair) -> Mask | None:
 
 def _patches(dark: Mask, off_mm: NDArray[np.float64], cm2: float) -> Mask:
     """Return the patches of an axial slice that a lateral ventricle could be."""
-    patches, n_patches = label(binary_opening(dark, np.ones((2, 2))), structure=_ANY_2D)
+    patches, n_patches = label(binary_opening(dark, _SQUARE), structure=_ANY_2D)
     kept: Mask = np.zeros_like(dark)
     for patch in range(1, n_patches + 1):
         mask = patches == patch

@@ -173,7 +173,9 @@ def calibrate(
     threshold, smallest_mm3 : float
         What makes a lesion.
     """
-    voxels, confidences, rights = Reliability(), [np.zeros(0)], [np.zeros(0, dtype=bool)]
+    voxels = Reliability()
+    confidences: list[Float] = [np.zeros(0)]
+    rights: list[NDArray[np.bool_]] = [np.zeros(0, dtype=bool)]
     for kept, truth, grid in exams:
         probability = np.asarray(kept, dtype=np.float64)
         likely = probability >= LEAST_PROBABILITY
