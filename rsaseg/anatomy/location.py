@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
+from scipy.ndimage import binary_erosion, distance_transform_edt, map_coordinates
 
-from rsaseg.anatomy.brain import Mask, see_coarsely, to_grid
+from rsaseg.anatomy.brain import Mask, see_coarsely
+from rsaseg.anatomy.surface import Float
 from rsaseg.anatomy.ventricles import find_ventricles
 from rsaseg.imaging import Grid, Volume
-from rsaseg.metrics import boundary_mm
 
 LOCATIONS = {
     "periventricular": "within 3 mm of the lateral ventricles",
@@ -47,16 +47,16 @@ DEEP_MM = (8.0, 15.0)  # from ventricles and surface: more than the errors of bo
 
 @dataclass(frozen=True, eq=False)
 class Anatomy:
-    """What was found of a head, on its FLAIR's grid.
+    """What was found of a head.
 
     Attributes
     ----------
     grid : Grid
-        The FLAIR's.
+        Of the masks; coarser than the FLAIR's, see `rsaseg.anatomy.brain.CoarseFlair`.
     brain : ndarray or None
-        (X, Y, Z) bool, see `rsaseg.anatomy.brain_region`; None where it could not be told.
+        (R, A, S) bool, see `rsaseg.anatomy.brain_region`; None where it could not be told.
     ventricles : ndarray or None
-        (X, Y, Z) bool, see `rsaseg.anatomy.ventricles.find_ventricles`; None on weak evidence.
+        (R, A, S) bool, see `rsaseg.anatomy.ventricles.find_ventricles`; None on weak evidence.
     floor : ndarray or None
         (4,): ``floor @ (r, a, s, 1)`` of a point in RAS mm is under 0 below the lowest axial slice
         that the ventricles were found on.
@@ -68,15 +68,14 @@ class Anatomy:
     floor: NDArray[np.float64] | None = None
 
     @cached_property
-    def surface(self) -> KDTree | None:
-        """Points on the brain's outer surface, RAS mm."""
-        return None if self.brain is None else KDTree(boundary_mm(self.brain, self.grid))
+    def surface_mm(self) -> Float | None:
+        """Distance of every voxel to the brain's outermost voxels."""
+        return None if self.brain is None else _to_border_mm(self.brain, self.grid)
 
     @cached_property
-    def ventricle_border(self) -> KDTree | None:
-        """Points on the border of the ventricles, RAS mm."""
-        found = self.ventricles
-        return None if found is None else KDTree(boundary_mm(found, self.grid))
+    def ventricle_mm(self) -> Float | None:
+        """Distance of every voxel to the ventricles' outermost voxels."""
+        return None if self.ventricles is None else _to_border_mm(self.ventricles, self.grid)
 
 
 @dataclass(frozen=True)
@@ -102,36 +101,42 @@ def find_anatomy(flair: Volume) -> Anatomy:
     coarse = see_coarsely(flair)
     if coarse is None:
         return Anatomy(flair.grid)
-    brain = to_grid(coarse.brain, coarse.grid, flair.grid)
     found = find_ventricles(coarse)
-    ventricles = None if found is None else to_grid(found, coarse.grid, flair.grid)
-    if found is None or ventricles is None or not ventricles.any():
-        return Anatomy(flair.grid, brain)
+    if found is None or not found.any():
+        return Anatomy(coarse.grid, coarse.brain)
     floor = np.linalg.inv(coarse.grid.affine)[2]
     floor[3] -= np.flatnonzero(found.any(axis=(0, 1)))[0] - 0.5
-    return Anatomy(flair.grid, brain, ventricles, floor)
+    return Anatomy(coarse.grid, coarse.brain, found, floor)
 
 
-def locate(anatomy: Anatomy, voxels: NDArray[np.integer[Any]]) -> Place:
+def locate(anatomy: Anatomy, points_mm: NDArray[np.floating[Any]]) -> Place:
     """Say where a lesion lies.
 
     Parameters
     ----------
     anatomy : Anatomy
         Of the exam it is in.
-    voxels : ndarray
-        (n, 3) array indices of the lesion on the FLAIR's grid.
+    points_mm : ndarray
+        (n, 3) centres of the lesion's voxels, RAS mm.
     """
-    points_mm = apply_affine(anatomy.grid.affine, voxels)
-    surface_mm = _nearest_mm(anatomy.surface, points_mm)
+    voxels = apply_affine(np.linalg.inv(anatomy.grid.affine), points_mm)
+    surface_mm = _nearest_mm(anatomy.surface_mm, voxels)
     ventricle_mm = math.nan
     if anatomy.floor is None or anatomy.floor @ np.append(points_mm.mean(axis=0), 1.0) >= 0:
-        ventricle_mm = _nearest_mm(anatomy.ventricle_border, points_mm)
+        ventricle_mm = _nearest_mm(anatomy.ventricle_mm, voxels)
     return Place(ventricle_mm, surface_mm, name_location(ventricle_mm, surface_mm))
 
 
-def _nearest_mm(border: KDTree | None, points_mm: NDArray[np.floating[Any]]) -> float:
-    return math.nan if border is None else float(np.min(border.query(points_mm)[0]))
+def _to_border_mm(mask: Mask, grid: Grid) -> Float:
+    border = mask & ~binary_erosion(mask)
+    distance: Float = distance_transform_edt(~border, grid.spacing_mm)
+    return distance
+
+
+def _nearest_mm(distance_mm: Float | None, voxels: NDArray[np.floating[Any]]) -> float:
+    if distance_mm is None:
+        return math.nan
+    return float(map_coordinates(distance_mm, voxels.T, order=1, mode="nearest").min())
 
 
 def name_location(ventricle_mm: float, surface_mm: float) -> str:

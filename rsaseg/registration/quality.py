@@ -73,8 +73,8 @@ def judge(image: simpleitk.Side, flair: simpleitk.Side) -> Quality:
     if not inside.any():
         return Quality(0.0, 0.0)
     residual = simpleitk.refine(image, flair, np.eye(4))
-    arrays = (sitk.GetArrayFromImage(side.middle) for side in (image, flair))
-    return Quality(sharpness(*arrays, inside), apart_mm(residual, np.eye(4), flair.volume))
+    moving, fixed = (sitk.GetArrayFromImage(side.middle) for side in (image, flair))
+    return Quality(sharpness(moving, fixed, inside), apart_mm(residual, np.eye(4), flair.volume))
 
 
 def sharpness(moving: Image, fixed: Image, inside: NDArray[np.bool_]) -> float:
@@ -102,7 +102,8 @@ def _binned(image: Image) -> NDArray[np.intp]:
     """Return each voxel's bin, of 32 equal ones between the image's least and greatest value."""
     low, high = image.min(), image.max()
     scale = (_BINS - 1e-3) / (high - low) if high > low else 0.0
-    return ((image - low) * scale).astype(np.intp)
+    bins: NDArray[np.intp] = ((image - low) * scale).astype(np.intp)
+    return bins
 
 
 def _mutual_information(one: NDArray[np.intp], other: NDArray[np.intp]) -> float:

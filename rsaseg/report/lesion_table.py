@@ -177,7 +177,7 @@ def describe_lesions(
         i_vox, j_vox, k_vox = (float(vox) for vox in centroid_vox)
         seen = np.array(math.nan) if probability is None else probability[box][inside]
         both = seen if mirrored is None else (seen + mirrored[box][inside]) / 2
-        place = Place() if anatomy is None else locate(anatomy, voxels)
+        place = Place() if anatomy is None else locate(anatomy, apply_affine(grid.affine, voxels))
         lesions.append(
             Lesion(
                 label=label,

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from rsaseg.anatomy import LOCATIONS, Anatomy, brain_region, find_anatomy, locate
+from rsaseg.anatomy.brain import to_grid
 from rsaseg.anatomy.location import name_location
 from rsaseg.anatomy.surface import fill_surface, fit_surface, unit_sphere
 from rsaseg.imaging import Grid, Volume, read_mask, read_volume
@@ -85,16 +87,18 @@ def test_distances_measured_by_hand() -> None:
     ventricles = np.zeros(grid.shape, dtype=bool)
     ventricles[18:22, 18:22, 14:16] = True
     anatomy = Anatomy(grid, brain, ventricles, np.array([0, 0, 0.5, -12.5]))  # from slice 12.5 up
-    beside = locate(anatomy, np.array([[15, 20, 14], [12, 20, 14]]))
+    beside = locate(anatomy, apply_affine(grid.affine, np.array([[15, 20, 14], [12, 20, 14]])))
     assert (beside.ventricle_mm, beside.surface_mm) == (3, 10)
     assert beside.location == "periventricular"
-    above = locate(anatomy, np.array([[20, 20, 19]]))
+    above = locate(anatomy, apply_affine(grid.affine, np.array([[20, 20, 19]])))
     assert (above.ventricle_mm, above.surface_mm) == (8, 17)
-    low = locate(anatomy, np.array([[18, 18, 12]]))  # 4 mm below the ventricles
+    low = locate(
+        anatomy, apply_affine(grid.affine, np.array([[18, 18, 12]]))
+    )  # 4 mm below the ventricles
     assert math.isnan(low.ventricle_mm)
     assert low.surface_mm == 16
     assert low.location == "unknown"
-    nothing = locate(Anatomy(grid), np.array([[18, 18, 12]]))
+    nothing = locate(Anatomy(grid), apply_affine(grid.affine, np.array([[18, 18, 12]])))
     assert math.isnan(nothing.surface_mm)
     assert nothing.location == "unknown"
 
@@ -132,7 +136,7 @@ def test_a_brain_without_ventricles_has_none() -> None:
     found = find_anatomy(Volume(solid, grid, None, "ball"))  # type: ignore[arg-type]
     assert found.ventricles is None
     assert found.brain is not None
-    assert dice(found.brain, ball(70)) > 0.95
+    assert dice(to_grid(found.brain, found.grid, grid), ball(70)) > 0.95
 
 
 @pytest.mark.parametrize("skull", [True, False])
@@ -144,6 +148,8 @@ def test_a_patients_ventricles_and_brain(labelled: Path, skull: bool) -> None:
     found = find_anatomy(flair)
     assert found.brain is not None
     assert found.ventricles is not None
-    assert dice(found.ventricles, read_mask(folder / "ventricles.nii.gz")[0]) > 0.7
-    near = distance_transform_edt(~found.brain, grid.spacing_mm) <= 2
+    ventricles = to_grid(found.ventricles, found.grid, grid)
+    assert dice(ventricles, read_mask(folder / "ventricles.nii.gz")[0]) > 0.7
+    region = to_grid(found.brain, found.grid, grid)
+    near = distance_transform_edt(~region, grid.spacing_mm) <= 2
     assert near[brain].mean() > 0.99
