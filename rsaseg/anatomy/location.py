@@ -70,12 +70,14 @@ class Anatomy:
     @cached_property
     def surface_mm(self) -> Float | None:
         """Distance of every voxel to the brain's outermost voxels."""
-        return None if self.brain is None else _to_border_mm(self.brain, self.grid)
+        if self.brain is None:
+            return None
+        return _distance_mm(self.brain & ~binary_erosion(self.brain), self.grid)
 
     @cached_property
     def ventricle_mm(self) -> Float | None:
-        """Distance of every voxel to the ventricles' outermost voxels."""
-        return None if self.ventricles is None else _to_border_mm(self.ventricles, self.grid)
+        """Distance of every voxel to the ventricles, 0 in them."""
+        return None if self.ventricles is None else _distance_mm(self.ventricles, self.grid)
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,8 @@ def locate(anatomy: Anatomy, points_mm: NDArray[np.floating[Any]]) -> Place:
     return Place(ventricle_mm, surface_mm, name_location(ventricle_mm, surface_mm))
 
 
-def _to_border_mm(mask: Mask, grid: Grid) -> Float:
-    border = mask & ~binary_erosion(mask)
-    distance: Float = distance_transform_edt(~border, grid.spacing_mm)
+def _distance_mm(mask: Mask, grid: Grid) -> Float:
+    distance: Float = distance_transform_edt(~mask, grid.spacing_mm)
     return distance
 
 

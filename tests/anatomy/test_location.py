@@ -92,9 +92,9 @@ def test_distances_measured_by_hand() -> None:
     assert beside.location == "periventricular"
     above = locate(anatomy, apply_affine(grid.affine, np.array([[20, 20, 19]])))
     assert (above.ventricle_mm, above.surface_mm) == (8, 17)
-    low = locate(
-        anatomy, apply_affine(grid.affine, np.array([[18, 18, 12]]))
-    )  # 4 mm below the ventricles
+    within = locate(anatomy, apply_affine(grid.affine, np.array([[19, 20, 14]])))
+    assert within.ventricle_mm == 0
+    low = locate(anatomy, apply_affine(grid.affine, np.array([[18, 18, 12]])))  # 4 mm under them
     assert math.isnan(low.ventricle_mm)
     assert low.surface_mm == 16
     assert low.location == "unknown"
