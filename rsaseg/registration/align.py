@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -118,14 +119,15 @@ def align_exam(
     """
     images, alignments = {}, {}
     fixed = simpleitk.Side(flair)
-    for name, volume in others.items():
-        alignment, image = _register(volume, fixed, engine)
-        if alignment.problem:
+    with ThreadPoolExecutor() as pool:
+        registered = list(pool.map(lambda one: _register(one, fixed, engine), others.values()))
+    for (name, volume), (found, images[name]) in zip(others.items(), registered, strict=True):
+        alignments[name] = found
+        if found.problem:
             if not force:
-                raise RegistrationError(f"{volume.name}: {alignment.problem}")
-            warning = f"{volume.name}: {alignment.problem}; used all the same"
-            alignment = replace(alignment, warnings=(*alignment.warnings, warning))
-        images[name], alignments[name] = image, alignment
+                raise RegistrationError(f"{volume.name}: {found.problem}")
+            warning = f"{volume.name}: {found.problem}; used all the same"
+            alignments[name] = replace(found, warnings=(*found.warnings, warning))
     return AlignedExam({**images, "FLAIR": flair}, alignments)
 
 
