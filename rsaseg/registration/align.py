@@ -118,9 +118,8 @@ def align_exam(
         If a sequence could not be aligned well enough and ``force`` is off.
     """
     images, alignments = {}, {}
-    fixed = simpleitk.Side(flair)
-    with ThreadPoolExecutor() as pool:
-        registered = list(pool.map(lambda one: _register(one, fixed, engine), others.values()))
+    with ThreadPoolExecutor() as pool:  # ITK images are not shared between threads
+        registered = list(pool.map(lambda one: _register(one, flair, engine), others.values()))
     for (name, volume), (found, images[name]) in zip(others.items(), registered, strict=True):
         alignments[name] = found
         if found.problem:
@@ -174,18 +173,19 @@ def register(moving: Volume, flair: Volume, engine: Engine = "auto") -> Alignmen
     RegistrationError
         If FLIRT failed.
     """
-    return _register(moving, simpleitk.Side(flair), engine)[0]
+    return _register(moving, flair, engine)[0]
 
 
-def _register(moving: Volume, fixed: Side, engine: Engine) -> tuple[Alignment, Volume]:
+def _register(moving: Volume, flair: Volume, engine: Engine) -> tuple[Alignment, Volume]:
     """Return how the image comes onto the FLAIR's grid, and the image there.
 
     The first way that is good enough is taken, else the sharpest.
     """
     started = time.perf_counter()
+    fixed = simpleitk.Side(flair)
     tried: list[tuple[Alignment, Volume]] = []
     for alignment in _ways(moving, fixed, engine):
-        image = _place(moving, fixed.volume, alignment)
+        image = _place(moving, flair, alignment)
         judged = _judged(alignment, image, fixed) if alignment.engine != "none" else alignment
         tried.append((replace(judged, seconds=time.perf_counter() - started), image))
         if not judged.problem:
