@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import rsaseg
+from rsaseg.anatomy import LOCATIONS
 from rsaseg.errors import InputError, WeightsError
 from rsaseg.imaging import Grid, Volume, read_volume
 from rsaseg.imaging.files import write_together
@@ -128,6 +129,11 @@ def test_the_mask_is_what_the_network_says(found: rsaseg.Segmentation, files: Ex
     assert sizes.min() >= 60
     assert [lesion.volume_ml for lesion in found.lesions] == pytest.approx(sizes / 1000)
     assert found.lesion_count == len(sizes) == found.record["lesion_count"]
+
+
+def test_lesions_are_placed(found: rsaseg.Segmentation) -> None:
+    assert {lesion.location for lesion in found.lesions} <= LOCATIONS.keys()
+    assert all(0 <= lesion.surface_mm < 80 for lesion in found.lesions)
 
 
 def test_images_in_memory_give_what_files_give(files: Exam, found: rsaseg.Segmentation) -> None:

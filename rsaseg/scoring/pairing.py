@@ -146,8 +146,6 @@ def pair_masks(
 
 def _single(masks: Masks) -> Source | None:
     """Return the one mask that this is, or None for a folder or a mapping."""
-    if isinstance(masks, Mapping):
-        return None
     if isinstance(masks, str | os.PathLike):
         return masks if Path(masks).is_file() else None
     return masks if isinstance(masks, Nifti1Image) else None
