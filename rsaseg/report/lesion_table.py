@@ -26,8 +26,8 @@ REVIEW_BELOW = 0.75
 """Lesions of a lower confidence are marked for review.
 
 Of 421 lesions that the shipped networks found in patients they had not learned from, 86 % of the
-wrong and 47 % of the right ones lie under it, and 86 % of the others are right: about where Youden's
-index is best (``tests/benchmarks/calibration.py``).
+wrong and 47 % of the right ones lie under it, and 86 % of the others are right: about where
+Youden's index is best (``tests/benchmarks/calibration.py``).
 """
 
 LESION_COLUMNS: dict[str, dict[str, Any]] = {

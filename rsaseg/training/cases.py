@@ -165,7 +165,7 @@ def cache_case(files: CaseFiles, spec: InputSpec, folder: Path) -> CachedCase:
     The key is the content of the files and ``spec``, so a changed mask is prepared again.
     """
     paths = [*files.sequences.values(), files.lesion, *([files.brain] if files.brain else [])]
-    digest = hashlib.sha256(json.dumps([3, asdict(spec), sorted(files.sequences)]).encode())
+    digest = hashlib.sha256(json.dumps([4, asdict(spec), sorted(files.sequences)]).encode())
     for path in paths:
         digest.update(path.read_bytes())
     place = folder / f"{files.name}-{digest.hexdigest()[:12]}"

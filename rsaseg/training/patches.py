@@ -14,7 +14,7 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import affine_grid, avg_pool3d, grid_sample, interpolate, max_pool3d
+from torch.nn.functional import affine_grid, avg_pool3d, grid_sample, interpolate, pad
 
 from rsaseg.training.cases import CachedCase
 
@@ -97,7 +97,7 @@ def draw_crop(
         stack = transplant(stack, given)
     channels, target = stack[:-1], stack[-1].clamp(0, 1)
     channels = channels * (1 + float(rng.uniform(-1, 0.5)) * augmentation.fade * target)
-    missing = ~channels.flatten(1).any(dim=1)
+    missing = _missing(channels)
     missing[:-1] |= torch.from_numpy(rng.random(len(channels) - 1) < augmentation.drop)
     channels = vary_grey(channels, rng, augmentation)
     channels[missing] = 0  # the last channel, FLAIR, is always there
@@ -131,28 +131,32 @@ def _turned_crop(
 ) -> Tensor:
     """Sample a turned crop of image and lesion, (C + 1, D, H, W); outside is the darkest value."""
     spacing = np.array([1.0, 1.0, 3.0])  # W, H, D in mm of the working grid; only ratios matter
-    reach = np.abs(turn * spacing[None] / spacing[:, None]) @ (np.array(crop_vox)[::-1] / 2)
-    reach_vox = np.ceil(reach[::-1]).astype(int) + 1  # D, H, W
-    start = np.floor(centre).astype(int) - reach_vox
-    stop = start + 2 * reach_vox + 1
-    low, high = np.maximum(start, 0), np.minimum(stop, lesion.shape)
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    inside = np.concatenate([image[(slice(None), *box)], lesion[box][None]]).astype(np.float32)
-    outside = list(zip(low - start, stop - high, strict=True))
-    fill = inside.min(axis=(1, 2, 3), keepdims=True)  # lesion: 0
-    padded = np.pad(inside - fill, [(0, 0), *outside])
     theta = turn * spacing[None] / spacing[:, None]  # voxel offsets W, H, D: crop to volume
-    size_in = np.array(padded.shape[:0:-1], dtype=np.float32)
+    reach = np.abs(theta) @ (np.array(crop_vox)[::-1] / 2)
+    reach_vox = np.ceil(reach[::-1]).astype(int) + 1  # D, H, W
+    middle = np.floor(centre).astype(int)
+    low, high = np.maximum(middle - reach_vox, 0), np.minimum(middle + reach_vox + 1, lesion.shape)
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    inside = torch.empty(len(image) + 1, *(high - low).tolist())
+    inside[:-1] = torch.from_numpy(np.array(image[(slice(None), *box)]))  # NumPy takes four times
+    inside[-1] = torch.from_numpy(np.array(lesion[box]))  # as long from half precision to single
+    fill = inside.amin(dim=(1, 2, 3), keepdim=True)  # lesion: 0
+    size_in = np.array(inside.shape[:0:-1], dtype=np.float32)
     size_out = np.array(crop_vox[::-1], dtype=np.float32)
-    shift_vox = (centre - start - (np.array(padded.shape[1:]) - 1) / 2)[::-1]
+    shift_vox = (centre - low - (np.array(inside.shape[1:]) - 1) / 2)[::-1]
     matrix = np.concatenate(
         [theta * size_out[None] / size_in[:, None], (2 * shift_vox / size_in)[:, None]], axis=1
     )
     grid = affine_grid(
         torch.from_numpy(matrix.astype(np.float32))[None], [1, 1, *crop_vox], align_corners=False
     )
-    sampled = grid_sample(torch.from_numpy(padded)[None], grid, align_corners=False)[0]
-    return sampled + torch.from_numpy(fill)
+    sampled = grid_sample(inside.sub_(fill)[None], grid, align_corners=False)[0]  # 0 outside
+    return sampled.add_(fill)
+
+
+def _missing(channels: Tensor) -> Tensor:
+    """Return which channels of (C, D, H, W) are 0 throughout, (C,) bool."""
+    return (channels.amax(dim=(1, 2, 3)) == 0) & (channels.amin(dim=(1, 2, 3)) == 0)
 
 
 def transplant(stack: Tensor, given: Tensor) -> Tensor:
@@ -167,16 +171,23 @@ def transplant(stack: Tensor, given: Tensor) -> Tensor:
         (C + 1, D, H, W): sequences in the units of `rsaseg.preprocessing.brain_units`, lesion last.
         Nothing is put where ``given`` lacks a sequence of ``stack``.
     """
-    missing = ~stack[:-1].flatten(1).any(dim=1)
-    if (~given[:-1].flatten(1).any(dim=1) & ~missing).any():
+    missing = _missing(stack[:-1])
+    if (_missing(given[:-1]) & ~missing).any():
         return stack
     brain = (stack[-2].abs() < 1.2).float()
-    rim = max_pool3d(given[-1:], (1, 3, 3), stride=1, padding=(0, 1, 1))
+    rim = _widen(given[-1:])
     share = avg_pool3d(rim, (1, 3, 3), stride=1, padding=(0, 1, 1))[0].clamp(0, 1) * brain
-    mixed = stack + share * (given - stack)
+    mixed = torch.lerp(stack, given, share)
     mixed[:-1][missing] = 0
     mixed[-1] = torch.maximum(stack[-1], given[-1] * brain)
     return mixed
+
+
+def _widen(lesion: Tensor) -> Tensor:
+    """Return the largest of 3x3 voxels within axial slices, several times faster than a pooling."""
+    x = pad(lesion, (1, 1, 1, 1))
+    x = torch.maximum(torch.maximum(x[..., :-2], x[..., 1:-1]), x[..., 2:])
+    return torch.maximum(torch.maximum(x[..., :-2, :], x[..., 1:-1, :]), x[..., 2:, :])
 
 
 def vary_grey(image: Tensor, rng: Generator, augmentation: Augmentation) -> Tensor:
@@ -198,11 +209,12 @@ def vary_grey(image: Tensor, rng: Generator, augmentation: Augmentation) -> Tens
         gamma = float(np.exp(rng.normal(0, 0.25 * augmentation.grey)))
         gain = float(np.exp(rng.normal(0, 0.25 * augmentation.grey)))
         shift = float(rng.normal(0, 0.15 * augmentation.grey))
-        over_air = (channel / 3 + 1).clamp_min(0)  # air 0, the brain's median 1
-        channel = 3 * (over_air**gamma - 1) * gain + shift  # noqa: PLW2901
+        over_air = (channel / 3 + 1).clamp_min_(0)  # air 0, the brain's median 1
+        power = over_air.log_().mul_(gamma).exp_()  # ** takes five times as long
+        channel = power.sub_(1).mul_(3 * gain).add_(shift)  # noqa: PLW2901
         noise = rng.uniform(0, 0.15) * augmentation.grey * (rng.random() < 0.4)
         if noise:
             drawn = rng.standard_normal(tuple(channel.shape), dtype=np.float32)
-            channel = channel + noise * torch.from_numpy(drawn)  # noqa: PLW2901
+            channel.add_(torch.from_numpy(drawn), alpha=noise)
         varied.append(channel)
     return torch.stack(varied)
