@@ -22,6 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Flair = Annotated[Path | None, typer.Option(help="T2-FLAIR, .nii or .nii.gz.")]
+T1 = Annotated[Path | None, typer.Option(help="T1; may be missing.")]
+T2 = Annotated[Path | None, typer.Option(help="T2; may be missing.")]
 Registration = Annotated[
     Literal["auto", "flirt", "simpleitk", "none"],
     typer.Option(help="How T1 and T2 are aligned with the FLAIR."),
@@ -51,9 +54,9 @@ def predict(
     mask: Annotated[
         Path, typer.Option("-o", "--output", help="Lesion mask to write; for many exams a folder.")
     ],
-    flair: Annotated[Path | None, typer.Option(help="T2-FLAIR, .nii or .nii.gz.")] = None,
-    t1: Annotated[Path | None, typer.Option(help="T1; may be missing.")] = None,
-    t2: Annotated[Path | None, typer.Option(help="T2; may be missing.")] = None,
+    flair: Flair = None,
+    t1: T1 = None,
+    t2: T2 = None,
     weights: Annotated[
         str | None, typer.Option(help="Shipped weights by name, or a .safetensors file.")
     ] = None,
@@ -159,9 +162,9 @@ def _predict_many(
 @app.command()
 def preprocess(
     folder: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
-    flair: Annotated[Path | None, typer.Option(help="T2-FLAIR, .nii or .nii.gz.")] = None,
-    t1: Annotated[Path | None, typer.Option(help="T1; may be missing.")] = None,
-    t2: Annotated[Path | None, typer.Option(help="T2; may be missing.")] = None,
+    flair: Flair = None,
+    t1: T1 = None,
+    t2: T2 = None,
     data: Annotated[
         Path | None, typer.Option(help="Many exams: a folder with a folder per exam.")
     ] = None,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rsaseg.errors import InputError
-from rsaseg.imaging import write_atomic, write_nifti
+from rsaseg.imaging import make_folder, write_atomic, write_nifti
 from rsaseg.lesions import remove_small
 from rsaseg.metrics import Overlap, sample_average, voxel_average
 from rsaseg.networks.weights import WeightsInfo, load_weights, save_weights
@@ -22,16 +22,15 @@ from rsaseg.report.curves import curves_svg
 from rsaseg.report.evaluation import write_evaluation
 from rsaseg.report.reliability import reliability_svg
 from rsaseg.report.tsv import tsv
-from rsaseg.scoring.agreement import bland_altman
 from rsaseg.scoring.calibration import Calibration, calibrate
 from rsaseg.scoring.cases import CaseScore, Rules, score_masks
-from rsaseg.scoring.summary import Evaluation, estimate_all, score_columns
+from rsaseg.scoring.summary import Evaluation, summarise
 from rsaseg.training import ranks
 from rsaseg.training.cases import (
     CachedCase,
 )
 from rsaseg.training.log import read_log
-from rsaseg.training.loop import fit, make_folder
+from rsaseg.training.loop import fit
 from rsaseg.training.memory import check_memory
 from rsaseg.training.plan import Plan, Progress, make_plan, read_cases
 from rsaseg.training.recipe import Recipe
@@ -280,15 +279,7 @@ def write_out_of_fold(cases: Sequence[OutOfFold], choice: Choice, folder: Path) 
         write_nifti(folder / f"{case.name}.nii.gz", mask.astype(np.uint8), case.flair.header)
         scored = score_masks(mask, case.truth, grid, rules)
         scores.append(CaseScore(case.name, case.patient, False, *scored))
-    volumes = score_columns(scores)
-    result = Evaluation(
-        pred=folder.name,
-        truth="lesion masks of the training cases",
-        cases=tuple(scores),
-        extra=(),
-        estimates=estimate_all(scores),
-        volumes=bland_altman(volumes["pred_ml"], volumes["truth_ml"]),
-        rules=rules,
-    )
+    truth = "lesion masks of the training cases"
+    result = summarise(folder.name, truth, tuple(scores), (), rules)
     write_evaluation(result, folder)
     return result

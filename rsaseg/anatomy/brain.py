@@ -8,16 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
-from scipy.ndimage import (
-    binary_fill_holes,
-    distance_transform_edt,
-    gaussian_filter,
-    map_coordinates,
-)
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from rsaseg.anatomy.surface import Float, fill_surface, fit_surface, unit_sphere
 from rsaseg.imaging import Grid, Volume, ras_grid, resample
-from rsaseg.preprocessing import brain_units, deep_mask, head_mask
+from rsaseg.preprocessing import brain_units, deep_part, depth_mm, fill_slices, head_mask
 
 Mask = NDArray[np.bool_]
 
@@ -79,46 +74,27 @@ def see_coarsely(flair: Volume) -> CoarseFlair | None:
     head = head_mask(data, grid.spacing_mm)
     if np.count_nonzero(head) * grid.voxel_mm3 / 1000 < _PLAUSIBLE_ML[0]:
         return None
-    deep = deep_mask(head, grid.spacing_mm)
-    units = brain_units(data, deep)
-    brain = _enclose(units, head, deep, grid.spacing_mm)
+    depth = depth_mm(fill_slices(head), grid.spacing_mm)
+    units = brain_units(data, deep_part(depth))
+    brain = _enclose(units, head, depth, grid.spacing_mm)
     low_ml, high_ml = _PLAUSIBLE_ML
     if not low_ml < np.count_nonzero(brain) * grid.voxel_mm3 / 1000 < high_ml:
         return None
     return CoarseFlair(units, brain, grid)
 
 
-def depth_mm(mask: Mask, spacing_mm: tuple[float, ...], ends: tuple[int, int] = (0, 0)) -> Float:
-    """Return the distance to the nearest voxel outside ``mask``.
-
-    Parameters
-    ----------
-    mask : ndarray
-        (R, A, S).
-    spacing_mm : tuple of float
-        Voxel size.
-    ends : tuple of int
-        Whether what lies below the first and above the last slice is outside, 1, or not, 0.
-    """
-    low, high = ends
-    depth: Float = distance_transform_edt(np.pad(mask, ((1, 1), (1, 1), ends)), spacing_mm)
-    return depth[1:-1, 1:-1, low : depth.shape[2] - high]
-
-
 def _enclose(
-    units: NDArray[np.float32], head: Mask, deep: Mask, spacing_mm: tuple[float, float, float]
+    units: NDArray[np.float32], head: Mask, depth: Float, spacing_mm: tuple[float, float, float]
 ) -> Mask:
     """Return the brain: a surface blown up from the deep part to the skull."""
-    filled = np.stack([binary_fill_holes(head[:, :, k]) for k in range(head.shape[2])], axis=2)
-    depth = depth_mm(filled, spacing_mm)
     inner = depth > _INNER * depth.max()
     fat = gaussian_filter(units, (0.7, 0.7, 0)) > _FAT
     image = np.where(fat, 0.0, np.clip(units / 3 + 1, 0, 1))
     image[inner] = 1.0  # ventricles are no border
-    start_mm = _star(deep, spacing_mm)
+    start_mm = _star(deep_part(depth), spacing_mm)
     brain = fill_surface(fit_surface(image, spacing_mm, start_mm), head.shape, spacing_mm)
     if np.count_nonzero(brain & head) > _STRIPPED * np.count_nonzero(head):
-        brain |= filled
+        brain |= depth > 0  # the head, its holes filled
     return brain
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes, map_coordinates
+from scipy.ndimage import map_coordinates
+
+from rsaseg.preprocessing import fill_slices
 
 Float = NDArray[np.float64]
 Index = NDArray[np.intp]
@@ -135,4 +137,4 @@ def fill_surface(
     voxels = voxels[((voxels >= 0) & (voxels < shape)).all(axis=1)]
     mask: NDArray[Any] = np.zeros(shape, dtype=bool)
     mask[tuple(voxels.T)] = True
-    return np.stack([binary_fill_holes(mask[..., k]) for k in range(shape[-1])], axis=-1)
+    return fill_slices(mask)

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_opening, label
 
-from rsaseg.anatomy.brain import CoarseFlair, Mask, depth_mm
+from rsaseg.anatomy.brain import CoarseFlair, Mask
+from rsaseg.preprocessing import depth_mm
 
 _DARK = -0.6  # brain units: half way between brain, 0, and the liquor's -1 to -3
 _DEEP_MM = 22.0

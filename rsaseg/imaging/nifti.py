@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti1 import Nifti1Header, Nifti1Image
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from numpy.typing import NDArray
 from rsaseg.errors import GeometryError, InputError
 from rsaseg.imaging.files import write_atomic
 from rsaseg.imaging.grid import Grid
+
+Source = str | os.PathLike[str] | Nifti1Image
+"""A NIfTI file's path, or an image that nibabel has loaded or made."""
 
 SUFFIXES = (".nii.gz", ".nii")
 _GEOMETRY_FIELDS = (

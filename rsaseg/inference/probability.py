@@ -100,7 +100,9 @@ def predict_probability(
     if memory_budget_bytes is None:
         by_group = any(isinstance(module, nn.GroupNorm) for module in network.modules())
         memory_budget_bytes = 0 if by_group else MEMORY_BUDGET_BYTES
-    whole = bytes_per_voxel(network, image, device) * prod(size_vox) <= memory_budget_bytes
+    whole = memory_budget_bytes > 0 and (
+        bytes_per_voxel(network, image, device) * prod(size_vox) <= memory_budget_bytes
+    )
     window = None if whole else window_vox
     note = ""
     while True:

@@ -105,11 +105,42 @@ def head_mask(data: NDArray[np.float32], spacing_mm: tuple[float, ...]) -> NDArr
     return mask
 
 
+def fill_slices(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return (R, A, S) with the holes of each axial slice filled."""
+    return np.stack([binary_fill_holes(mask[:, :, k]) for k in range(mask.shape[2])], axis=2)
+
+
+def depth_mm(
+    mask: NDArray[np.bool_], spacing_mm: tuple[float, ...], ends: tuple[int, int] = (0, 0)
+) -> NDArray[np.float64]:
+    """Return the distance to the nearest voxel outside ``mask``, 0 there.
+
+    Parameters
+    ----------
+    mask : ndarray
+        (R, A, S).
+    spacing_mm : tuple of float
+        Voxel size.
+    ends : tuple of int
+        Whether what lies below the first and above the last slice is outside, 1, or not, 0.
+    """
+    low, high = ends
+    padded = np.pad(mask, ((1, 1), (1, 1), ends))
+    depth: NDArray[np.float64] = distance_transform_edt(padded, spacing_mm)
+    return depth[1:-1, 1:-1, low : depth.shape[2] - high]
+
+
+def deep_part(depth: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return what is deeper than 0.4 of the deepest voxel."""
+    deep: NDArray[np.bool_] = depth > 0.4 * depth.max()
+    return deep
+
+
 def deep_mask(head: NDArray[np.bool_], spacing_mm: tuple[float, ...]) -> NDArray[np.bool_]:
     """Return the part of a head, or of a stripped brain, that lies deep below its surface.
 
-    Deeper than 0.4 of the deepest voxel: nearly all of it is brain, skull or not. The first and
-    the last axial slice do not count as surface, since scans end in the neck and the crown.
+    See `deep_part`: nearly all of it is brain, skull or not. The first and the last axial slice
+    do not count as surface, since scans end in the neck and the crown.
 
     Parameters
     ----------
@@ -118,11 +149,7 @@ def deep_mask(head: NDArray[np.bool_], spacing_mm: tuple[float, ...]) -> NDArray
     spacing_mm : tuple of float
         Its voxel size.
     """
-    filled = np.stack([binary_fill_holes(head[:, :, k]) for k in range(head.shape[2])], axis=2)
-    depth_mm = distance_transform_edt(np.pad(filled, ((1, 1), (1, 1), (0, 0))), spacing_mm)
-    depth_mm = depth_mm[1:-1, 1:-1]
-    deep: NDArray[np.bool_] = depth_mm > 0.4 * depth_mm.max()
-    return deep
+    return deep_part(depth_mm(fill_slices(head), spacing_mm))
 
 
 def brain_units(data: NDArray[np.float32], deep: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -11,8 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from rsaseg import __version__
-from rsaseg.errors import InputError
-from rsaseg.imaging import write_atomic
+from rsaseg.imaging import make_folder, write_atomic
 from rsaseg.metrics import LesionCounts
 from rsaseg.report.bland_altman import bland_altman_svg
 from rsaseg.report.tsv import tsv
@@ -38,12 +37,7 @@ def write_evaluation(result: Evaluation, folder: Path) -> None:
     InputError
         If the folder cannot be made or written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be made ({error.strerror}); choose another folder"
-        ) from None
+    make_folder(folder)
     names = [score.case for score in result.cases]
     picture = bland_altman_svg(result.volumes, names, "Lesion volume, predicted against true")
     write_atomic(folder / "cases.tsv", case_tsv(result))

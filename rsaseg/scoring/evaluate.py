@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from rsaseg.errors import GeometryError
-from rsaseg.imaging import Grid, as_mask, read_mask
-from rsaseg.scoring.agreement import bland_altman
+from rsaseg.imaging import Grid, Source, as_mask, read_mask
 from rsaseg.scoring.cases import CaseScore, Mask, Rules, score_masks, worst_scores
-from rsaseg.scoring.pairing import Masks, Source, pair_masks, patient_of
-from rsaseg.scoring.summary import Evaluation, compare_all, estimate_all, score_columns
+from rsaseg.scoring.pairing import Masks, pair_masks, patient_of
+from rsaseg.scoring.summary import Evaluation, compare_all, summarise
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, the cases of it done, and how many there are."""
@@ -88,16 +87,7 @@ def evaluate(
     """
     rules = rules or Rules()
     cases, extra = _score_all(pred, truth, rules, patients or {}, progress)
-    volumes = score_columns(cases)
-    result = Evaluation(
-        pred=_place(pred),
-        truth=_place(truth),
-        cases=cases,
-        extra=extra,
-        estimates=estimate_all(cases),
-        volumes=bland_altman(volumes["pred_ml"], volumes["truth_ml"]),
-        rules=rules,
-    )
+    result = summarise(_place(pred), _place(truth), cases, extra, rules)
     if compare is None:
         return result
     others, _ = _score_all(compare, truth, rules, patients or {}, progress)

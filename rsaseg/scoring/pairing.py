@@ -10,9 +10,7 @@ from pathlib import Path
 from nibabel.nifti1 import Nifti1Image
 
 from rsaseg.errors import InputError
-
-Source = str | os.PathLike[str] | Nifti1Image
-"""A NIfTI file's path, or an image that nibabel has loaded or made."""
+from rsaseg.imaging import Source
 
 Masks = Source | Mapping[str, Source]
 """A folder of masks, one mask, or masks by the name of their case."""

@@ -14,6 +14,7 @@ from rsaseg.scoring.agreement import (
     Estimate,
     PairedDifference,
     Statistic,
+    bland_altman,
     intraclass_correlation,
     mean_defined,
     paired_difference,
@@ -94,6 +95,22 @@ class Evaluation:
     def estimate(self, metric: str) -> Estimate:
         """Return one of ``COHORT_METRICS``."""
         return next(estimate for estimate in self.estimates if estimate.metric == metric)
+
+
+def summarise(
+    pred: str, truth: str, cases: tuple[CaseScore, ...], extra: tuple[str, ...], rules: Rules
+) -> Evaluation:
+    """Return what scored cases say together; see `Evaluation` for each."""
+    volumes = score_columns(cases)
+    return Evaluation(
+        pred=pred,
+        truth=truth,
+        cases=cases,
+        extra=extra,
+        estimates=estimate_all(cases),
+        volumes=bland_altman(volumes["pred_ml"], volumes["truth_ml"]),
+        rules=rules,
+    )
 
 
 def score_columns(cases: Sequence[CaseScore]) -> dict[str, NDArray[np.float64]]:

@@ -1,9 +1,9 @@
 """Segmenting one exam in memory: images in, lesions out, no file written."""
 
+from rsaseg.imaging import Source
 from rsaseg.segmentation.result import Segmentation, threshold_range, volume_at
 from rsaseg.segmentation.segment import (
     Progress,
-    Source,
     check_one_grid,
     read_exam,
     segment,

@@ -21,7 +21,7 @@ from nibabel.nifti1 import Nifti1Image
 from numpy.typing import NDArray
 
 from rsaseg.errors import GeometryError, InputError
-from rsaseg.imaging import Grid, Volume, as_volume, read_volume
+from rsaseg.imaging import Grid, Source, Volume, as_volume, read_volume
 from rsaseg.inference.device import choose_device
 from rsaseg.inference.probability import Prediction, predict_probability
 from rsaseg.preprocessing import NetworkInput, network_input, to_flair_grid, to_working_grid
@@ -31,9 +31,6 @@ from rsaseg.segmentation.settings import Model, Settings, check_settings, load_m
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, the steps of it done, and how many there are."""
-
-Source = str | os.PathLike[str] | Nifti1Image
-"""A NIfTI file's path, or an image that nibabel has loaded or made."""
 
 _SAGITTAL = -1  # axis of left and right in (C, D, H, W)
 
@@ -206,11 +203,11 @@ def segment_exam(
         seen = [network_input(working[spec.spacing_mm], spec) for spec in specs]
     run = partial(_run, model.members, seen, exam["FLAIR"].grid, device, report)
     with _timed(seconds, "network", report):
-        predictions, probability = run("network")
+        predictions, probability = run()
     mirrored = None
     if settings.uncertainty:
         with _timed(seconds, "mirror image", report):
-            mirrored = run("mirror image")[1]
+            mirrored = run(mirror=True)[1]
     with _timed(seconds, "lesions", report):
         result = find(exam, probability, mirrored, model.info, settings)
     notes = [text for volume in exam.values() for text in volume.warnings]
@@ -232,10 +229,10 @@ def _run(
     flair_grid: Grid,
     device: torch.device,
     report: Progress,
-    stage: str,
+    mirror: bool = False,
 ) -> tuple[list[Prediction], NDArray[np.float32]]:
     """Return the networks' answers, and the mean probability in them on the FLAIR's grid."""
-    mirror, predictions, total = stage == "mirror image", [], len(members)
+    stage, predictions, total = "mirror image" if mirror else "network", [], len(members)
     probability = np.zeros(flair_grid.shape, np.float32)
     for number, (member, one) in enumerate(zip(members, seen, strict=True)):
         image = torch.from_numpy(one.image)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rsaseg.errors import InputError
+from rsaseg.imaging import make_folder
 from rsaseg.metrics import Overlap
 from rsaseg.networks.unet import RSANet
 from rsaseg.networks.weights import content_hash
@@ -198,16 +199,6 @@ def _keep(run: _Run, held_out: Sequence[CachedCase], device: torch.device) -> No
     text = json.dumps({"step": int(row["step"]) + 1, "recipe": run.described})
     checkpoint = run.folder / "checkpoint.safetensors"
     save_checkpoint(checkpoint, run.network, run.average, run.optimizer, text)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder, or say in one line why it cannot be made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be made ({error.strerror}); choose another folder"
-        ) from None
 
 
 def _learn(
