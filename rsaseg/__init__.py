@@ -11,12 +11,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Evaluation": "rsaseg.scoring.summary",
-    "Model": "rsaseg.segmentation",
+    "Model": "rsaseg.segmentation.model",
     "Rules": "rsaseg.scoring.cases",
     "Segmentation": "rsaseg.segmentation",
     "Settings": "rsaseg.segmentation",
     "evaluate": "rsaseg.scoring.evaluate",
-    "load_model": "rsaseg.segmentation",
+    "load_model": "rsaseg.segmentation.model",
     "segment": "rsaseg.segmentation",
 }
 

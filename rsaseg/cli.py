@@ -90,7 +90,7 @@ def predict(
     ] = None,
 ) -> None:
     """Segment an exam, or many, and write lesion masks with a table and a record beside each."""
-    from rsaseg.networks.weights import DEFAULT_WEIGHTS
+    from rsaseg.networks.shipped import DEFAULT_WEIGHTS
     from rsaseg.predict import Extras, Settings
     from rsaseg.predict import predict as run
 

@@ -8,16 +8,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rsaseg import __version__
 from rsaseg.errors import InputError
 from rsaseg.imaging import check_suffix
 from rsaseg.imaging.files import write_together
 from rsaseg.imaging.nifti import nifti_bytes
-from rsaseg.report.lesion_table import lesion_dictionary, lesion_tsv
+from rsaseg.report.lesion_table import LESION_COLUMNS, lesion_tsv
 from rsaseg.report.page import report_html
-from rsaseg.segmentation import Model, Progress, Segmentation, Settings, segment
+from rsaseg.segmentation import Progress, Segmentation, Settings, segment
+
+if TYPE_CHECKING:
+    from rsaseg.segmentation.model import Model
 
 __all__ = ["Extras", "Progress", "Segmentation", "Settings", "predict", "sidecar"]
 
@@ -61,8 +64,8 @@ def predict(
 ) -> Segmentation:
     """Segment an exam and write the mask; all its files are written in the end, or none.
 
-    Beside ``mask.nii.gz`` stand ``mask.json``, which says how it was made, the lesion table
-    ``mask_lesions.tsv`` and ``mask_lesions.json``, which says what the table's columns mean.
+    Beside ``mask.nii.gz`` stand the lesion table ``mask.tsv`` and ``mask.json``, which says how the
+    mask was made and what the table's columns mean.
 
     Parameters
     ----------
@@ -99,7 +102,7 @@ def predict(
     }
     files = _contents(replace(found, record=record), output, extras)
     hashes = {path.name: hashlib.sha256(content).hexdigest() for path, content in files.items()}
-    record |= {"output_sha256": hashes[output.name], "files_sha256": hashes}
+    record |= {"output_sha256": hashes[output.name], "files_sha256": hashes, **LESION_COLUMNS}
     files[sidecar(output)] = (json.dumps(record, indent=2) + "\n").encode()  # last: all is there
     write_together(files)
     return replace(found, record=record)
@@ -112,7 +115,7 @@ def sidecar(mask: Path, suffix: str = ".json") -> Path:
 
 def beside(mask: Path) -> list[Path]:
     """Return the mask's path and those of the files that always stand beside it."""
-    return [mask, *(sidecar(mask, end) for end in (".json", "_lesions.tsv", "_lesions.json"))]
+    return [mask, sidecar(mask), sidecar(mask, ".tsv")]
 
 
 def check_extras(extras: Extras) -> None:
@@ -156,7 +159,6 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
 
 def _contents(found: Segmentation, output: Path, extras: Extras) -> dict[Path, bytes]:
     """Return every file to write but the sidecar."""
-    _, _, table, dictionary = beside(output)
     images = {
         output: found.mask,
         extras.labels: found.labels,
@@ -168,7 +170,7 @@ def _contents(found: Segmentation, output: Path, extras: Extras) -> dict[Path, b
         for path, data in images.items()
         if path is not None and data is not None
     }
-    files |= {table: lesion_tsv(found.lesions), dictionary: lesion_dictionary()}
+    files[sidecar(output, ".tsv")] = lesion_tsv(found.lesions)
     if extras.report is not None:
         good = {name: not one.problem for name, one in found.alignments.items()}
         files[extras.report] = report_html(

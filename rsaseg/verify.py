@@ -20,7 +20,7 @@ from rsaseg.imaging.nifti import SUFFIXES
 from rsaseg.metrics import dice
 from rsaseg.predict import Progress, Settings, predict, sidecar
 from rsaseg.registration import Engine
-from rsaseg.segmentation import Model, load_model
+from rsaseg.segmentation.model import Model, load_model
 
 
 @dataclass(frozen=True)

@@ -21,24 +21,16 @@ from rsaseg.anatomy import LOCATIONS
 from rsaseg.errors import InputError, WeightsError
 from rsaseg.imaging import Grid, Volume, read_volume
 from rsaseg.imaging.files import write_together
+from rsaseg.networks.shipped import DEFAULT_WEIGHTS
 from rsaseg.networks.unet import NetworkConfig, RSANet
-from rsaseg.networks.weights import (
-    DEFAULT_WEIGHTS,
-    WeightsInfo,
-    load_weights,
-    save_weights,
-)
+from rsaseg.networks.weights import WeightsInfo, load_weights, save_weights
 from rsaseg.phantom import Phantom, make_phantom, write_phantom
 from rsaseg.predict import Extras, predict
 from rsaseg.preprocessing import InputSpec, prepare, to_flair_grid
-from rsaseg.segmentation import (
-    Model,
-    Settings,
-    load_model,
-    segment_exam,
-    threshold_range,
-    volume_at,
-)
+from rsaseg.report.lesion_table import LESION_COLUMNS
+from rsaseg.segmentation import Settings, threshold_range, volume_at
+from rsaseg.segmentation.model import Model, load_model
+from rsaseg.segmentation.network import segment_exam
 
 SPEC = InputSpec(spacing_mm=(3.0, 3.0, 5.5))
 Exam = dict[str, Path]
@@ -244,8 +236,7 @@ def test_every_file_is_written_and_none_without_its_hash(
     predict(files["FLAIR"], mask, files["T1"], files["T2"], ALIGNED, extras=extras, model=BRIGHT)
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     record = json.loads(written.pop("m.json"))
-    beside = {"m.nii.gz", "m_lesions.tsv", "m_lesions.json"}
-    assert written.keys() == beside | {"l.nii", "p.nii.gz", "u.nii.gz", "r.html"}
+    assert written.keys() == {"m.nii.gz", "m.tsv", "l.nii", "p.nii.gz", "u.nii.gz", "r.html"}
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
     assert record["files_sha256"] == hashes
     assert record["output_sha256"] == hashes["m.nii.gz"]
@@ -257,8 +248,11 @@ def test_every_file_is_written_and_none_without_its_hash(
         np.testing.assert_array_equal(image.affine, flair.affine)
     np.testing.assert_array_equal(images["l.nii"].dataobj, found.labels)
     np.testing.assert_array_equal(images["p.nii.gz"].dataobj, found.probability)
-    header, *rows = written["m_lesions.tsv"].decode().splitlines()
-    assert header.split("\t") == list(json.loads(written["m_lesions.json"]))
+    header, *rows = written["m.tsv"].decode().splitlines()
+    columns = header.split("\t")
+    assert columns == list(record)[-len(columns) :]
+    assert [record[column] for column in columns] == list(LESION_COLUMNS.values())
+    assert not LESION_COLUMNS.keys() & list(record)[: -len(columns)]
     assert len(rows) == found.lesion_count
     assert "--uncertainty u.nii.gz" in " ".join(record["command"])
     again = tmp_path / "again"
@@ -302,9 +296,9 @@ def test_a_bad_output_is_refused_before_any_work(
 
 
 def test_the_lesion_table_may_not_replace_an_input(files: Exam, tmp_path: Path) -> None:
-    weights = tmp_path / "m_lesions.json"
+    weights = tmp_path / "m.tsv"
     weights.write_text("{}")
-    with pytest.raises(InputError, match=r"m_lesions\.json: is an input"):
+    with pytest.raises(InputError, match=r"m\.tsv: is an input"):
         predict(files["FLAIR"], tmp_path / "m.nii", settings=Settings(weights=str(weights)))
 
 
@@ -331,7 +325,7 @@ def test_files_are_written_together_or_not_at_all(
 
 def test_the_documented_examples(files: Exam, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("rsaseg.segmentation.segment")
-    monkeypatch.setattr(module, "load_model", lambda name: BRIGHT)
+    monkeypatch.setattr("rsaseg.segmentation.model.load_model", lambda name: BRIGHT)
     paths = {"t1": files["T1"], "t2": files["T2"], "flair": files["FLAIR"]}
     done = doctest.testmod(module, extraglobs=paths)
     assert done.attempted > 5

@@ -15,8 +15,8 @@ from rsaseg.cohort.exams import Exam
 from rsaseg.cohort.one import Job, segment_one
 from rsaseg.cohort.outcome import Outcome, failed
 from rsaseg.errors import InputError
-from rsaseg.networks.weights import find_weights
-from rsaseg.segmentation import load_model
+from rsaseg.networks.shipped import find_weights
+from rsaseg.segmentation.model import load_model
 
 try:
     from distributed import Client, Future, KilledWorker, WorkerPlugin, as_completed, get_worker

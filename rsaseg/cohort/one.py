@@ -17,7 +17,7 @@ from rsaseg.cohort.outcome import Outcome, done, failed
 from rsaseg.errors import InputError, RsasegError
 from rsaseg.imaging import write_atomic
 from rsaseg.predict import Extras, Progress, Settings, beside, predict, sidecar
-from rsaseg.segmentation import Model
+from rsaseg.segmentation.model import Model
 from rsaseg.verify import read_record, recorded_settings
 
 

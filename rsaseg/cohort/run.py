@@ -19,7 +19,8 @@ from rsaseg.errors import InputError
 from rsaseg.imaging.files import write_together
 from rsaseg.inference.device import choose_device
 from rsaseg.predict import Progress, Settings
-from rsaseg.segmentation import Model, check_settings, load_model
+from rsaseg.segmentation import check_settings
+from rsaseg.segmentation.model import Model, load_model
 
 AT_ONCE = 2
 """Exams in memory: one in the network, and the next being read and aligned."""
@@ -31,12 +32,12 @@ Lesion masks made by rsaseg
 Multiple-sclerosis lesion masks, for research use only: not a medical device; no diagnosis or
 treatment may rest on them.
 
-Each mask (label-L: lesion) lies on the grid of the FLAIR it was made from (space-orig). The JSON
-file beside it says how it was made, from what, and holds the SHA-256 of every file. The tables
-that end in _lesions.tsv describe each lesion; the HTML pages show them. cohort.tsv has a row for
-each exam, those that failed with their reason; index.html links everything.
+Each mask (label-L: lesion) lies on the grid of the FLAIR it was made from (space-orig). The TSV
+file beside it describes each lesion, the HTML page shows it; the JSON file says how the mask was
+made, from what, what the table's columns mean, and holds the SHA-256 of every file. cohort.tsv has
+a row for each exam, those that failed with their reason; index.html links everything.
 """
-_BIDSIGNORE = "cohort.*\nindex.html\n**/*_mask.html\n**/*_mask_lesions.*\n"
+_BIDSIGNORE = "cohort.*\nindex.html\n**/*_mask.html\n**/*_mask.tsv\n"
 
 
 @dataclass(frozen=True)

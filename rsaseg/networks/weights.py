@@ -19,9 +19,6 @@ from rsaseg.imaging import write_atomic
 from rsaseg.networks.unet import NetworkConfig, RSANet
 from rsaseg.preprocessing import InputSpec
 
-DEFAULT_WEIGHTS = "rsa111-v2"
-_FOLDERS = (Path(__file__).parents[1] / "weights", Path(__file__).parents[2] / "weights")
-
 
 @dataclass(frozen=True)
 class WeightsInfo:
@@ -95,27 +92,6 @@ def save_weights(path: Path, state: Mapping[str, Tensor], info: WeightsInfo) -> 
     # one entry: safetensors writes several in no fixed order, and equal weights are equal bytes
     entry = {"info": text, "sha256": content_hash(tensors, text)}
     write_atomic(path, save(tensors, {"rsaseg": json.dumps(entry, sort_keys=True)}))
-
-
-def find_weights(name_or_path: str) -> Path:
-    """Return the file of shipped weights by name, or of the user's own by path.
-
-    Raises
-    ------
-    WeightsError
-        If there is none.
-    """
-    path = Path(name_or_path)
-    if path.suffix == ".safetensors" or path.exists():
-        if not path.is_file():
-            raise WeightsError(f"{path}: no such weights file; check the path")
-        return path
-    shipped = sorted(p for folder in _FOLDERS for p in folder.glob("*.safetensors"))
-    for file in shipped:
-        if file.stem == name_or_path:
-            return file
-    known = ", ".join(dict.fromkeys(p.stem for p in shipped)) or "none shipped"
-    raise WeightsError(f"{name_or_path}: unknown weights; known are: {known}; or give a file")
 
 
 def load_weights(path: Path) -> tuple[RSANet, WeightsInfo, str]:

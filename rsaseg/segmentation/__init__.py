@@ -1,28 +1,22 @@
-"""Segmenting one exam in memory: images in, lesions out, no file written."""
+"""Segmenting one exam in memory: images in, lesions out, no file written.
+
+What needs torch stands in `rsaseg.segmentation.model` and `rsaseg.segmentation.network`.
+"""
 
 from rsaseg.imaging import Source
 from rsaseg.segmentation.result import Segmentation, threshold_range, volume_at
-from rsaseg.segmentation.segment import (
-    Progress,
-    check_one_grid,
-    read_exam,
-    segment,
-    segment_exam,
-)
-from rsaseg.segmentation.settings import Model, Settings, check_settings, load_model
+from rsaseg.segmentation.segment import read_exam, segment
+from rsaseg.segmentation.settings import Settings, check_settings
+from rsaseg.segmentation.stages import Progress
 
 __all__ = [
-    "Model",
     "Progress",
     "Segmentation",
     "Settings",
     "Source",
-    "check_one_grid",
     "check_settings",
-    "load_model",
     "read_exam",
     "segment",
-    "segment_exam",
     "threshold_range",
     "volume_at",
 ]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from numpy.typing import NDArray
 
-from rsaseg.anatomy import find_anatomy
+from rsaseg.anatomy import Anatomy
 from rsaseg.imaging import Grid, Volume
 from rsaseg.lesions import find_lesions
-from rsaseg.networks.weights import WeightsInfo
 from rsaseg.registration import Alignment
 from rsaseg.report.lesion_table import Lesion, describe_lesions
 from rsaseg.segmentation.settings import Settings
+
+if TYPE_CHECKING:
+    from rsaseg.networks.weights import WeightsInfo
 
 THRESHOLD_RANGE = 0.15
 """How far a sensible threshold may lie from the chosen one, to either side."""
@@ -82,6 +84,7 @@ def find(
     exam: dict[str, Volume],
     probability: NDArray[np.float32],
     mirrored: NDArray[np.float32] | None,
+    anatomy: Anatomy,
     info: WeightsInfo,
     settings: Settings,
 ) -> Segmentation:
@@ -89,8 +92,7 @@ def find(
     flair = exam["FLAIR"]
     threshold = info.threshold if settings.threshold is None else settings.threshold
     smallest = info.min_lesion_mm3 if settings.min_lesion_mm3 is None else settings.min_lesion_mm3
-    labels, n_lesions = find_lesions(probability > threshold, flair.grid, smallest)
-    anatomy = find_anatomy(flair) if n_lesions else None
+    labels, _ = find_lesions(probability > threshold, flair.grid, smallest)
     lesions = tuple(describe_lesions(labels, flair.grid, probability, mirrored, anatomy))
     mask = (labels > 0).astype(np.uint8)
     volume_ml = float(mask.sum() * flair.grid.voxel_mm3 / 1000)

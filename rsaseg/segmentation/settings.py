@@ -1,13 +1,12 @@
-"""What a user may choose, and the network that the choice names."""
+"""What a user may choose."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from rsaseg.errors import InputError, WeightsError
-from rsaseg.networks.unet import RSANet, fold_norms
-from rsaseg.networks.weights import DEFAULT_WEIGHTS, WeightsInfo, find_weights, load_weights
+from rsaseg.errors import InputError
+from rsaseg.networks.shipped import DEFAULT_WEIGHTS
 from rsaseg.registration import Engine
 
 
@@ -56,42 +55,3 @@ def check_settings(settings: Settings) -> None:
         raise InputError(f"threshold {threshold}: give a number between 0 and 1")
     if smallest is not None and not 0 <= smallest < math.inf:
         raise InputError(f"smallest lesion {smallest} mm3: give 0 or more")
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A network ready to use, with what belongs to it, and its partner if it has one.
-
-    Their probabilities are averaged; threshold and smallest lesion are the first's.
-    """
-
-    network: RSANet
-    info: WeightsInfo
-    name: str
-    sha256: str
-    partner: Model | None = None
-
-    @property
-    def members(self) -> tuple[Model, ...]:
-        """The networks whose probabilities are averaged."""
-        return (self,) if self.partner is None else (self, *self.partner.members)
-
-
-def load_model(name: str) -> Model:
-    """Load weights by shipped name or file.
-
-    Raises
-    ------
-    WeightsError
-        If they are unknown or damaged, or their partner is not the one they were made with.
-    """
-    path = find_weights(name)
-    network, info, sha256 = load_weights(path)
-    fold_norms(network)
-    partner = load_model(info.partner) if info.partner else None
-    if partner and partner.sha256 != info.partner_sha256:
-        raise WeightsError(
-            f"{path}: its partner {info.partner} is not the one it was made with; install the "
-            f"rsaseg that it came with"
-        )
-    return Model(network, info, path.stem, sha256, partner)

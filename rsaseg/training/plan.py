@@ -10,7 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from rsaseg.errors import InputError
-from rsaseg.networks.weights import find_weights, load_weights
+from rsaseg.networks.shipped import find_weights
+from rsaseg.networks.weights import load_weights
 from rsaseg.preprocessing import InputSpec
 from rsaseg.training import ranks
 from rsaseg.training.cases import CachedCase, CaseFiles, DataSetError, cache_case, scan_cases

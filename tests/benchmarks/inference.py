@@ -51,8 +51,8 @@ def compare_inferers(case: Path, weights: str) -> dict[str, float]:
 
     from rsaseg.inference import predict_probability, predict_windows
     from rsaseg.preprocessing import prepare
+    from rsaseg.segmentation.model import load_model
     from rsaseg.segmentation.segment import read_exam
-    from rsaseg.segmentation.settings import load_model
 
     model = load_model(weights)
     network, window = model.network.eval(), model.info.window_vox

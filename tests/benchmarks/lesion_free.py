@@ -27,7 +27,9 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from rsaseg.errors import RsasegError
 from rsaseg.imaging import Volume, read_mask
 from rsaseg.phantom import make_phantom
-from rsaseg.segmentation import Settings, load_model, segment_exam
+from rsaseg.segmentation import Settings
+from rsaseg.segmentation.model import load_model
+from rsaseg.segmentation.network import segment_exam
 from rsaseg.training.cases import read_exam
 
 BAR_ML = 0.3

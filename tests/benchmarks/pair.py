@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from rsaseg.imaging import read_mask
-from rsaseg.networks.weights import find_weights, load_weights, save_weights
+from rsaseg.networks.shipped import find_weights
+from rsaseg.networks.weights import load_weights, save_weights
 from rsaseg.train import write_out_of_fold
 from rsaseg.training.cases import CaseFiles, find_cases, read_exam
 from rsaseg.training.selection import OutOfFold, choose_threshold

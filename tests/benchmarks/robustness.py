@@ -37,7 +37,9 @@ from scipy.ndimage import shift, zoom
 from rsaseg.errors import RsasegError
 from rsaseg.imaging import Grid, Volume, read_mask
 from rsaseg.metrics import dice
-from rsaseg.segmentation import Model, Settings, load_model, segment_exam
+from rsaseg.segmentation import Settings
+from rsaseg.segmentation.model import Model, load_model
+from rsaseg.segmentation.network import segment_exam
 from rsaseg.training.cases import CaseFiles, find_cases, read_exam, split_folds
 
 Exam = dict[str, Volume]

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from rsaseg.errors import WeightsError
+from rsaseg.networks.shipped import DEFAULT_WEIGHTS, find_weights
 from rsaseg.networks.unet import NetworkConfig, RSANet
 from rsaseg.networks.weights import (
-    DEFAULT_WEIGHTS,
     WeightsInfo,
-    find_weights,
     info_from_json,
     info_to_json,
     load_weights,

@@ -10,8 +10,9 @@ import torch
 
 from rsaseg.errors import InputError
 from rsaseg.networks.attention import NonLocalBlock, RSABlock
+from rsaseg.networks.shipped import DEFAULT_WEIGHTS, find_weights
 from rsaseg.networks.unet import DEFAULT, MODELS, NetworkConfig, RSANet, name_model
-from rsaseg.networks.weights import DEFAULT_WEIGHTS, find_weights, load_weights
+from rsaseg.networks.weights import load_weights
 from rsaseg.preprocessing import InputSpec
 from rsaseg.training.memory import check_memory, free_bytes, step_bytes
 from rsaseg.training.recipe import RECIPES, Recipe, make_recipe

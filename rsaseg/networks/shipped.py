@@ -1,0 +1,31 @@
+"""Where weights lie: shipped ones by name, the user's own by path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rsaseg.errors import WeightsError
+
+DEFAULT_WEIGHTS = "rsa111-v2"
+_FOLDERS = (Path(__file__).parents[1] / "weights", Path(__file__).parents[2] / "weights")
+
+
+def find_weights(name_or_path: str) -> Path:
+    """Return the file of shipped weights by name, or of the user's own by path.
+
+    Raises
+    ------
+    WeightsError
+        If there is none.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".safetensors" or path.exists():
+        if not path.is_file():
+            raise WeightsError(f"{path}: no such weights file; check the path")
+        return path
+    shipped = sorted(p for folder in _FOLDERS for p in folder.glob("*.safetensors"))
+    for file in shipped:
+        if file.stem == name_or_path:
+            return file
+    known = ", ".join(dict.fromkeys(p.stem for p in shipped)) or "none shipped"
+    raise WeightsError(f"{name_or_path}: unknown weights; known are: {known}; or give a file")

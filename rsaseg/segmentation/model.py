@@ -1,0 +1,49 @@
+"""A network ready to use, by the name of its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rsaseg.errors import WeightsError
+from rsaseg.networks.shipped import find_weights
+from rsaseg.networks.unet import RSANet, fold_norms
+from rsaseg.networks.weights import WeightsInfo, load_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network ready to use, with what belongs to it, and its partner if it has one.
+
+    Their probabilities are averaged; threshold and smallest lesion are the first's.
+    """
+
+    network: RSANet
+    info: WeightsInfo
+    name: str
+    sha256: str
+    partner: Model | None = None
+
+    @property
+    def members(self) -> tuple[Model, ...]:
+        """The networks whose probabilities are averaged."""
+        return (self,) if self.partner is None else (self, *self.partner.members)
+
+
+def load_model(name: str) -> Model:
+    """Load weights by shipped name or file.
+
+    Raises
+    ------
+    WeightsError
+        If they are unknown or damaged, or their partner is not the one they were made with.
+    """
+    path = find_weights(name)
+    network, info, sha256 = load_weights(path)
+    fold_norms(network)
+    partner = load_model(info.partner) if info.partner else None
+    if partner and partner.sha256 != info.partner_sha256:
+        raise WeightsError(
+            f"{path}: its partner {info.partner} is not the one it was made with; install the "
+            f"rsaseg that it came with"
+        )
+    return Model(network, info, path.stem, sha256, partner)

@@ -1,0 +1,159 @@
+"""An aligned exam through the network: prepare, run, find."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rsaseg.anatomy import find_anatomy
+from rsaseg.errors import GeometryError
+from rsaseg.imaging import Grid, Volume
+from rsaseg.inference.device import choose_device
+from rsaseg.inference.probability import Prediction, predict_probability
+from rsaseg.preprocessing import NetworkInput, network_input, to_flair_grid, to_working_grid
+from rsaseg.segmentation.model import Model
+from rsaseg.segmentation.result import Segmentation, find
+from rsaseg.segmentation.settings import Settings, check_settings
+from rsaseg.segmentation.stages import Progress, timed
+
+_SAGITTAL = -1  # axis of left and right in (C, D, H, W)
+
+
+def check_one_grid(exam: Mapping[str, Volume]) -> None:
+    """Refuse an exam whose images do not lie on the FLAIR's grid.
+
+    Raises
+    ------
+    GeometryError
+        Naming both grids.
+    """
+    flair = exam["FLAIR"]
+    for name, volume in exam.items():
+        if not volume.grid.matches(flair.grid):
+            raise GeometryError(
+                f"{volume.name}: {name} is on {volume.grid.describe()}, the FLAIR on "
+                f"{flair.grid.describe()}; align them first, see align_exam"
+            )
+
+
+def segment_exam(
+    exam: dict[str, Volume], model: Model, settings: Settings, progress: Progress | None = None
+) -> Segmentation:
+    """Segment an exam whose images are aligned.
+
+    Parameters
+    ----------
+    exam : dict
+        Sequence name to volume, all on the grid of ``exam["FLAIR"]``.
+    model : Model
+        See `load_model`.
+    settings : Settings
+        ``weights`` and ``registration`` are not looked at.
+    progress : callable, optional
+        See `Progress`.
+
+    Raises
+    ------
+    InputError
+        If a setting makes no sense.
+    GeometryError
+        If an image is not on the FLAIR's grid.
+    DeviceError
+        If the device cannot be used.
+    """
+    check_settings(settings)
+    check_one_grid(exam)
+    report = progress or (lambda *_: None)
+    device = choose_device(settings.device)
+    seconds: dict[str, float] = {}
+    with timed(seconds, "prepare", report):
+        specs = [member.info.input for member in model.members]
+        working = {mm: to_working_grid(exam, mm) for mm in {spec.spacing_mm for spec in specs}}
+        seen = [network_input(working[spec.spacing_mm], spec) for spec in specs]
+    run = partial(_run, model.members, seen, exam["FLAIR"].grid, device, report)
+    with ThreadPoolExecutor(1) as pool:
+        anatomy = pool.submit(find_anatomy, exam["FLAIR"])  # beside the network, which leaves room
+        with timed(seconds, "network", report):
+            predictions, probability = run()
+        mirrored = None
+        if settings.uncertainty:
+            with timed(seconds, "mirror image", report):
+                mirrored = run(mirror=True)[1]
+        with timed(seconds, "lesions", report):
+            result = find(exam, probability, mirrored, anatomy.result(), model.info, settings)
+    notes = [text for volume in exam.values() for text in volume.warnings]
+    notes += [one.note for one in predictions if one.note]
+    record = {
+        **result.record,
+        "missing_sequences": [name for name in model.info.input.sequences if name not in exam],
+        "weights": _named(model),
+        "input_sha256": {name: one.sha256 for name, one in exam.items() if one.sha256},
+        **_computation(predictions[0]),
+        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+    }
+    return replace(result, record=record, warnings=tuple(notes))
+
+
+def _run(
+    members: Sequence[Model],
+    seen: Sequence[NetworkInput],
+    flair_grid: Grid,
+    device: torch.device,
+    report: Progress,
+    mirror: bool = False,
+) -> tuple[list[Prediction], NDArray[np.float32]]:
+    """Return the networks' answers, and the mean probability in them on the FLAIR's grid."""
+    stage, predictions, total = "mirror image" if mirror else "network", [], len(members)
+    probability = np.zeros(flair_grid.shape, np.float32)
+    for number, (member, one) in enumerate(zip(members, seen, strict=True)):
+        image = torch.from_numpy(one.image)
+        prediction = predict_probability(
+            member.network,
+            image.flip(_SAGITTAL) if mirror else image,
+            member.info.window_vox,
+            device,
+            progress=lambda done, of, n=number: report(stage, done + n * of, of * total),  # type: ignore[misc]
+        )
+        predictions.append(prediction)
+        answer = prediction.probability
+        answer = answer.flip(_SAGITTAL) if mirror else answer
+        probability += to_flair_grid(answer.numpy(), one.grid, flair_grid) / total
+    return predictions, probability
+
+
+def _named(model: Model) -> dict[str, Any]:
+    """Return what tells these weights from all others."""
+    named = {"name": model.name, "version": model.info.version, "sha256": model.sha256}
+    return named | ({"partner": _named(model.partner)} if model.partner else {})
+
+
+def _computation(prediction: Prediction) -> dict[str, Any]:
+    """Return where and with what the network ran."""
+    return {
+        "device": prediction.device,
+        "precision": prediction.precision,
+        "window_vox": prediction.window_vox,
+        "peak_memory_mb": _peak_memory_mb(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "scipy", "nibabel")},
+        },
+        "platform": platform.platform(),
+    }
+
+
+def _peak_memory_mb() -> int:
+    """Return the most memory this process has held so far."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit)
