@@ -220,7 +220,7 @@ def test_a_mask_on_the_flair_grid_with_its_record(
     )
     assert set(record["input_sha256"]) == {"T1", "FLAIR"}
     assert str(tmp_path) not in (tmp_path / "mask.json").read_text()
-    names = {"mask.nii", "mask.json", "mask_lesions.tsv", "mask_lesions.json"}
+    names = {"mask.nii", "mask.json", "mask.tsv"}
     assert {p.name for p in tmp_path.iterdir()} == names
     assert {name: path.read_bytes() for name, path in phantom_files.items()} == before
 

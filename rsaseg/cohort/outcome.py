@@ -133,7 +133,7 @@ def index_page(outcomes: Sequence[Outcome], folder: Path) -> bytes:
 
 def _row(one: Outcome, folder: Path) -> str:
     stem = one.mask.removesuffix(".gz").removesuffix(".nii")
-    beside = {"report": f"{stem}.html", "mask": one.mask, "lesions": f"{stem}_lesions.tsv"}
+    beside = {"report": f"{stem}.html", "mask": one.mask, "lesions": f"{stem}.tsv"}
     beside["record"] = f"{stem}.json"
     links = ", ".join(
         f'<a href="{quote(path)}">{name}</a>'

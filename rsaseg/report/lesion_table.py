@@ -1,12 +1,10 @@
-"""The lesion table: one row a lesion, as TSV with a data dictionary."""
+"""The lesion table: one row a lesion, as TSV, and what its columns mean."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
 from rsaseg.anatomy import LOCATIONS, Anatomy, Place, locate
-from rsaseg.imaging import Grid, write_atomic
+from rsaseg.imaging import Grid
 from rsaseg.report.tsv import tsv
 
 _CORNERS = np.array(list(np.ndindex(2, 2, 2)))  # half a voxel off, which changes no distance
@@ -72,6 +70,7 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
         },
     },
 }
+"""Columns of the lesion table, as a BIDS data dictionary."""
 
 
 @dataclass(frozen=True)
@@ -206,20 +205,3 @@ def describe_lesions(
 def lesion_tsv(lesions: Sequence[Lesion]) -> bytes:
     """Return the lesion table as a TSV file's bytes."""
     return tsv([lesion.row() for lesion in lesions], list(LESION_COLUMNS))
-
-
-def lesion_dictionary() -> bytes:
-    """Return what each column means, as a JSON file's bytes (a BIDS data dictionary)."""
-    return (json.dumps(LESION_COLUMNS, indent=2) + "\n").encode()
-
-
-def write_lesion_table(path: Path, lesions: Sequence[Lesion]) -> None:
-    """Write the table to ``path`` (``.tsv``) and its data dictionary beside it (``.json``).
-
-    Raises
-    ------
-    InputError
-        If the folder is missing or cannot be written.
-    """
-    write_atomic(path.with_suffix(".json"), lesion_dictionary())
-    write_atomic(path, lesion_tsv(lesions))

@@ -88,7 +88,7 @@ class Links(HTMLParser):
 def test_the_page_links_every_mask_and_report_and_nothing_outside(here):
     page = Links(here.page.read_text())
     links = [unquote(link) for link in page.links]
-    expected = {f"{name}/lesion_mask{end}" for name in GOOD for end in (".nii.gz", ".html")}
+    expected = {f"{name}/lesion_mask{end}" for name in GOOD for end in (".nii.gz", ".html", ".tsv")}
     assert expected <= set(links)
     assert all((here.page.parent / link).is_file() for link in links)
     assert "i" not in page.tags
@@ -124,7 +124,7 @@ CHANGES: dict[str, Callable[[Path, Path], None]] = {
     "mask changed": lambda exam, out: append_byte(out / "lesion_mask.nii.gz"),
     "mask gone": lambda exam, out: (out / "lesion_mask.nii.gz").unlink(),
     "report gone": lambda exam, out: (out / "lesion_mask.html").unlink(),
-    "table changed": lambda exam, out: append_byte(out / "lesion_mask_lesions.tsv"),
+    "table changed": lambda exam, out: append_byte(out / "lesion_mask.tsv"),
     "record gone": lambda exam, out: (out / "lesion_mask.json").unlink(),
     "record cut": lambda exam, out: edit_record(out / "lesion_mask.json", lambda t: t[:500]),
     "input changed": lambda exam, out: append_byte(exam / "flair.nii.gz"),
