@@ -234,10 +234,15 @@ def train(
         typer.Option(help="Network of the paper's Table 1."),
     ] = "rsa-111",
     recipe: Annotated[
-        Literal["default", "paper"], typer.Option(help="Width, loss, schedule and crops.")
+        Literal["default", "finish", "paper"],
+        typer.Option(help="Width, loss, schedule and crops; finish goes with --init."),
     ] = "default",
     init: Annotated[
-        str, typer.Option(help="Fine-tune shipped weights, by name, or a .safetensors file.")
+        str,
+        typer.Option(
+            help="Start from shipped weights, by name, a .safetensors file, or the folder of an "
+            "earlier training with the same folds."
+        ),
     ] = "",
     folds: Annotated[int, typer.Option(help="Cross-validation folds by patient; 0: none.")] = 0,
     splits: Annotated[int, typer.Option(help="Random splits by patient; 0: none.")] = 0,
@@ -251,6 +256,10 @@ def train(
         typer.Option(help="Crop: axial, coronal, sagittal slices of the 1x1x3 mm grid."),
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The highest.")] = None,
+    rarely: Annotated[
+        list[str] | None,
+        typer.Option(help="Patient to draw a third as often as the others; repeatable."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Fixes every random draw.")] = 1,
     citation: Annotated[
         list[str] | None, typer.Option(help="Data to cite, kept in the weights; repeatable.")
@@ -271,6 +280,7 @@ def train(
         crop_vox=crop,
         learning_rate=learning_rate,
         seed=seed,
+        rarely=tuple(rarely or ()),
     )
     validation = Validation(folds, splits, train_size)
     try:
@@ -299,8 +309,10 @@ def train(
 
 @app.command()
 def evaluate(
-    pred: Annotated[Path, typer.Option(help="Folder of predicted masks.")],
-    gt: Annotated[Path, typer.Option(help="Folder of true masks, or of training cases.")],
+    pred: Annotated[
+        Path, typer.Option(help="Predicted masks: CASE.nii.gz, a folder per case, or BIDS.")
+    ],
+    gt: Annotated[Path, typer.Option(help="True masks, named alike; or training cases.")],
     folder: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for tables and a picture.")
     ] = None,
@@ -313,6 +325,9 @@ def evaluate(
     matching: Annotated[
         Literal["overlap", "one-to-one"], typer.Option(help="When a lesion counts as found.")
     ] = "overlap",
+    min_overlap: Annotated[
+        float, typer.Option(help="More than this share of a lesion, or IoU of a pair, must match.")
+    ] = 0.0,
     min_lesion_mm3: Annotated[float, typer.Option(help="Smallest lesion counted.")] = 3.0,
     tolerance_mm: Annotated[float, typer.Option(help="Of the surface Dice.")] = 1.0,
 ) -> None:
@@ -327,7 +342,7 @@ def evaluate(
     )
     from rsaseg.scoring.pairing import read_patients
 
-    rules = Rules(min_lesion_mm3=min_lesion_mm3, matching=matching, tolerance_mm=tolerance_mm)
+    rules = Rules(min_lesion_mm3, matching, min_overlap, tolerance_mm)
     with show_progress() as progress:
         result = run(
             pred,
@@ -337,14 +352,15 @@ def evaluate(
             patients=read_patients(patients) if patients else None,
             progress=progress,
         )
-    if folder is not None:
-        write_evaluation(result, folder)
     output.print(case_table(result))
     output.print(estimate_table(result))
     if compare is not None:
         output.print(difference_table(result))
-    if result.n_failed:
-        messages.print(f"{result.n_failed} cases without a partner, see status", highlight=False)
+    if folder is not None:
+        write_evaluation(result, folder)
+    for line in result.failures:
+        messages.print(f"failed: {line}", highlight=False, markup=False, soft_wrap=True)
+    if result.failures:
         raise typer.Exit(1)
 
 

@@ -109,7 +109,9 @@ def train(
     device : str
         auto, cpu, cuda, cuda:1 or mps.
     init : str
-        Weights to start from, shipped ones by name or a file; empty for random ones.
+        What to start from: shipped weights by name, a weights file, or the folder of an earlier
+        training on the same data and folds, each network from the one of its own fold; empty for
+        random weights.
     citation : sequence of str
         Training data to cite, kept in the weights.
     progress : callable, optional
@@ -162,7 +164,7 @@ def _run(
         plan.output / split.name,
         device,
         lambda done, total, _: plan.report(split.name, done, total),
-        plan.start,
+        plan.starts.get(split.name),
         [cached[name] for name in split.test],
     )
 

@@ -21,6 +21,7 @@ from rsaseg.networks.unet import NetworkConfig
 from rsaseg.networks.weights import load_weights
 from rsaseg.train import TrainingResult, train
 from rsaseg.training.cases import DataSetError
+from rsaseg.training.checkpoint import read_average
 from rsaseg.training.recipe import Recipe
 from rsaseg.training.splits import Validation
 
@@ -177,6 +178,32 @@ def test_every_problem_is_told_before_anything_is_written(data: Path, tmp_path: 
     with pytest.raises(InputError, match="GiB are free"):
         train([data], out, replace(RECIPE, batch=200_000), device="cpu")
     assert not out.exists()
+
+
+def test_each_fold_goes_on_from_its_own_fold_of_an_earlier_training(
+    result: TrainingResult, data: Path, output: Path, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, steps=1, learning_rate=1e-8)
+    on = train([data], tmp_path / "on", recipe, FOLDS, "cpu", init=str(output))
+    assert on is not None
+    for name in ("fold-0", "fold-1", "final"):
+        before, after = (
+            read_average(folder / name / "checkpoint.safetensors")
+            for folder in (output, tmp_path / "on")
+        )
+        assert before.keys() == after.keys()
+        assert all(np.allclose(before[key], after[key], atol=1e-5) for key in before), name
+    with pytest.raises(InputError, match=r"fold-0.*learned from other cases"):
+        train([data], tmp_path / "x", recipe, Validation(folds=3), "cpu", init=str(output))
+    other = replace(recipe, network=replace(recipe.network, attention="000"))
+    with pytest.raises(InputError, match="another network than the one to train"):
+        train([data], tmp_path / "x", other, FOLDS, "cpu", init=str(output))
+    with pytest.raises(InputError, match="missing; give the folder of a training"):
+        train([data], tmp_path / "x", recipe, FOLDS, "cpu", init=str(data))
+    rarely = replace(recipe, augmentation=replace(recipe.augmentation, rarely=("eva",)))
+    with pytest.raises(InputError, match="eva: to be drawn rarely, but no patient"):
+        train([data], tmp_path / "x", rarely, device="cpu")
+    assert not (tmp_path / "x").exists()
 
 
 def test_fine_tuning_from_weights_and_random_splits(

@@ -57,6 +57,13 @@ def read_run(path: Path) -> str:
     return str(run)
 
 
+def read_average(path: Path) -> dict[str, Tensor]:
+    """Return the averaged network's weights."""
+    with safe_open(path, framework="pt") as file:
+        names = [key for key in file.keys() if key.startswith("average.")]  # noqa: SIM118
+        return {name.removeprefix("average."): file.get_tensor(name) for name in names}
+
+
 def load_checkpoint(
     path: Path,
     network: nn.Module,

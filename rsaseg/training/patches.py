@@ -47,6 +47,9 @@ class Augmentation:
         Probability that another patient's lesions are put where they lie in that head.
     fade : float
         Largest relative loss of the lesions' own contrast; they gain up to half of it.
+    rarely : tuple of str
+        Patients drawn a third as often as the others: of a kind of which there are too many, or
+        whose masks follow another definition.
     """
 
     rotation_deg: float = 15.0
@@ -60,6 +63,7 @@ class Augmentation:
     near_lesion: float = 0.6
     transplant: float = 0.4
     fade: float = 0.5
+    rarely: tuple[str, ...] = ()
 
 
 def draw_crop(
@@ -75,7 +79,8 @@ def draw_crop(
     """
     rng = np.random.default_rng((seed, number))
     patients = sorted({case.patient for case in cases})
-    patient = patients[rng.integers(len(patients))]
+    chances = np.array([1 / 3 if name in augmentation.rarely else 1.0 for name in patients])
+    patient = patients[rng.choice(len(patients), p=chances / chances.sum())]
     visits = [case for case in cases if case.patient == patient]
     case = visits[rng.integers(len(visits))]
     variant = int(len(case.images) > 1 and rng.random() < augmentation.stripped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from rsaseg.errors import InputError
 from rsaseg.networks.shipped import find_weights
+from rsaseg.networks.unet import RSANet
 from rsaseg.networks.weights import load_weights
 from rsaseg.preprocessing import InputSpec
 from rsaseg.training import ranks
 from rsaseg.training.cases import CachedCase, CaseFiles, DataSetError, cache_case, scan_cases
 from rsaseg.training.check import check_cases
+from rsaseg.training.checkpoint import read_average, read_run
 from rsaseg.training.loop import check_resume, describe
 from rsaseg.training.recipe import Recipe
 from rsaseg.training.splits import Split, Validation, draw_splits, read_splits
@@ -25,12 +28,16 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All that is settled before the first step."""
+    """All that is settled before the first step.
+
+    ``starts`` holds the weights that a network starts from, by the name of its split; those not
+    there start from random ones.
+    """
 
     output: Path
     recipe: Recipe
     spec: InputSpec
-    start: Mapping[str, Tensor] | None
+    starts: Mapping[str, Mapping[str, Tensor]]
     files: list[CaseFiles]
     splits: list[Split]
     notes: tuple[str, ...]
@@ -47,19 +54,16 @@ def make_plan(
 ) -> Plan:
     """Find everything that would stop the training later, and write nothing."""
     spec, start = InputSpec(), None
-    if init:
-        path = find_weights(init)
-        network, info, _ = load_weights(path)
-        spec, start = info.input, network.state_dict()
-        if info.network != recipe.network:
-            raise InputError(
-                f"{path}: weights of another network than the one to train; choose its --model "
-                f"and --recipe, or other weights"
-            )
+    earlier = Path(init) if init and Path(init).is_dir() else None
+    if init and not earlier:
+        spec, start = _read_weights(find_weights(init), recipe)
     files, problems = scan_cases(data)
     found = ranks.alone(
         partial(_check, files, problems, spec, recipe, partial(report, "check cases"))
     )
+    unknown = set(recipe.augmentation.rarely) - {case.patient for case in files}
+    if unknown:
+        raise InputError(f"{min(unknown)}: to be drawn rarely, but no patient in the data")
     splits = draw_splits(files, validation, recipe.seed)
     kept = output / "splits.json"
     if kept.exists():
@@ -70,12 +74,51 @@ def make_plan(
                 f"{len(splits)}; give the same --folds and --splits, or choose another folder"
             )
         splits = stored
-    for split in (*splits, Split("final", tuple(case.name for case in files), ())):
-        check_resume(output / split.name, describe(recipe, split.train, start))
+    final = Split("final", tuple(case.name for case in files), ())
+    starts = {split.name: start for split in (*splits, final)} if start else {}
+    if earlier:
+        starts = _read_training(earlier, splits, final, recipe)
+    for split in (*splits, final):
+        check_resume(output / split.name, describe(recipe, split.train, starts.get(split.name)))
     weights = output / "weights.safetensors"
     if weights.exists() and not (output / "final" / "checkpoint.safetensors").exists():
         raise InputError(f"{weights}: would be overwritten; choose another folder")
-    return Plan(output, recipe, spec, start, files, splits, tuple(found or ()), report)
+    return Plan(output, recipe, spec, starts, files, splits, tuple(found or ()), report)
+
+
+def _read_weights(path: Path, recipe: Recipe) -> tuple[InputSpec, Mapping[str, Tensor]]:
+    """Return what the network sees, and its weights."""
+    network, info, _ = load_weights(path)
+    if info.network != recipe.network:
+        raise InputError(
+            f"{path}: weights of another network than the one to train; choose its --model and "
+            f"--recipe, or other weights"
+        )
+    return info.input, network.state_dict()
+
+
+def _read_training(
+    folder: Path, splits: Sequence[Split], final: Split, recipe: Recipe
+) -> dict[str, Mapping[str, Tensor]]:
+    """Return the weights of each network of an earlier training on the same parts of the data."""
+    starts: dict[str, Mapping[str, Tensor]] = {}
+    shapes = {name: value.shape for name, value in RSANet(recipe.network).state_dict().items()}
+    for split in (*splits, final):
+        path = folder / split.name / "checkpoint.safetensors"
+        if not path.exists():
+            raise InputError(f"{path}: missing; give the folder of a training with these folds")
+        run = json.loads(read_run(path))["recipe"]
+        if set(run["cases"]) != set(split.train):
+            raise InputError(
+                f"{path}: learned from other cases than {split.name} does now, and may know those "
+                f"left out; give a training with the same data and folds"
+            )
+        starts[split.name] = read_average(path)
+        if {name: value.shape for name, value in starts[split.name].items()} != shapes:
+            raise InputError(
+                f"{path}: another network than the one to train; choose its --model and --recipe"
+            )
+    return starts
 
 
 def _check(

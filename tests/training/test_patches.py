@@ -93,6 +93,15 @@ def test_most_crops_hold_a_lesion() -> None:
     assert 0.45 < np.mean(held) < 0.85
 
 
+def test_patients_are_drawn_alike_but_those_of_whom_less_is_wanted() -> None:
+    cases = [make_case(name) for name in ("a", "bb", "ccc")]
+    less = replace(STILL, rarely=("bb",))
+    for augmentation, expected in ((STILL, (1 / 3, 1 / 3, 1 / 3)), (less, (3 / 7, 1 / 7, 3 / 7))):
+        names = [draw_crop(cases, (2, 2, 2), augmentation, 0, i)[2] for i in range(700)]
+        shares = [names.count(case.name) / len(names) for case in cases]
+        assert np.allclose(shares, expected, atol=0.06)  # three standard deviations
+
+
 def test_a_volume_smaller_than_the_crop_is_filled_with_its_darkest_value() -> None:
     case = make_case(shape=(8, 16, 12))
     image, lesion, _ = draw_crop([case], (8, 32, 32), STILL, 0, 0)

@@ -76,7 +76,7 @@ def test_options_change_a_recipe_and_nonsense_is_refused() -> None:
     for wrong in ({"learning_rate": 0.0}, {"crop_vox": (0, 8, 8)}, {"batch": 0}):
         with pytest.raises(InputError, match="numbers over 0"):
             make_recipe(**wrong)
-    with pytest.raises(InputError, match="unknown; choose one of default, paper"):
+    with pytest.raises(InputError, match="unknown; choose one of default, finish, paper"):
         make_recipe("best")
 
 
