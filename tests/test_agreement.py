@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -29,6 +30,20 @@ def test_intraclass_correlation_of_shrout_and_fleiss() -> None:
     # from the same paper's mean squares, table 3: 11.24 (subjects), 32.49 (judges), 1.02 (rest)
     by_hand = (11.24 - 1.02) / (11.24 + 3 * 1.02 + 4 / 6 * (32.49 - 1.02))
     assert intraclass_correlation(SHROUT_FLEISS) == pytest.approx(by_hand, abs=2e-4)
+
+
+def test_intraclass_correlation_in_exact_fractions() -> None:
+    """ICC(2,1) of the paper's ratings by its formulas, term by term, without rounding."""
+    ratings = [[Fraction(int(rating)) for rating in subject] for subject in SHROUT_FLEISS]
+    n, k = len(ratings), len(ratings[0])
+    mean = sum(map(sum, ratings)) / (n * k)
+    of_subjects = k * sum((sum(row) / k - mean) ** 2 for row in ratings)
+    of_judges = n * sum((sum(column) / n - mean) ** 2 for column in zip(*ratings, strict=True))
+    total = sum((rating - mean) ** 2 for row in ratings for rating in row)
+    bms, jms = of_subjects / (n - 1), of_judges / (k - 1)
+    ems = (total - of_subjects - of_judges) / ((n - 1) * (k - 1))
+    exact = (bms - ems) / (bms + (k - 1) * ems + Fraction(k, n) * (jms - ems))
+    assert intraclass_correlation(SHROUT_FLEISS) == pytest.approx(float(exact), abs=1e-12)
 
 
 def test_intraclass_correlation_wants_the_same_numbers_not_only_the_same_order() -> None:

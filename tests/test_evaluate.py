@@ -28,7 +28,7 @@ from rsaseg.report.evaluation import (
     estimate_table,
     write_evaluation,
 )
-from rsaseg.scoring.cases import CASE_METRICS, Rules, score_masks
+from rsaseg.scoring.cases import CASE_METRICS, SIZE_CLASSES_MM3, Rules, score_masks
 from rsaseg.scoring.pairing import find_masks, pair_masks, patient_of, read_patients
 from rsaseg.scoring.summary import COHORT_METRICS
 
@@ -98,13 +98,12 @@ def test_a_missing_prediction_counts_as_the_worst_and_an_extra_one_is_listed(
     assert result.estimate("pooled_lesion_tpr").value == pytest.approx(1 / 3)
     diagonal_mm = math.sqrt(11**2 + 9**2 + 14**2)
     for case in (result.cases[0], result.cases[2]):  # the empty truth of c does not excuse it
-        for name, worst in {
-            "iou": 0,
-            "lesion_f1": 0,
-            "surface_dice": 0,
-            "hd95_mm": diagonal_mm,
-        }.items():
-            assert case.scores[name] == pytest.approx(worst)
+        rates = ("dice", "iou", "lesion_tpr", "lesion_precision", "lesion_f1", "surface_dice")
+        assert [case.scores[name] for name in rates] == [0] * len(rates)
+        assert case.scores["hd95_mm"] == case.scores["assd_mm"] == pytest.approx(diagonal_mm)
+    assert result.estimate("lesion_precision").n == 3  # left out of no average
+    assert result.failures[0] == f"a: no prediction in {pred}"
+    assert result.failures[2] == f"z: no truth for it, only {pred}"
 
 
 def test_files_of_an_evaluation(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -117,7 +116,7 @@ def test_files_of_an_evaluation(folders: tuple[Path, Path], tmp_path: Path) -> N
     header, *rows = [line.split("\t") for line in (out / "cases.tsv").read_text().splitlines()]
     assert all(len(row) == len(header) for row in rows)
     assert [row[:3] for row in rows[-2:]] == [["c", "c", "scored"], ["z", "n/a", "extra"]]
-    assert rows[1][header.index("dice")] == "0.666667"
+    assert rows[1][header.index("dice")] == "0.6666666667"
     assert rows[2][header.index("lesion_tpr")] == "n/a"
     content = json.loads((out / "evaluation.json").read_text())
     assert content["extra"] == ["z"]
@@ -136,10 +135,10 @@ def test_files_of_an_evaluation(folders: tuple[Path, Path], tmp_path: Path) -> N
 
 def test_comparison_pairs_patients(folders: tuple[Path, Path]) -> None:
     pred, truth = folders
-    (pred / "c.nii.gz").unlink()
+    (pred / "c.nii.gz").rename(pred / "z.nii.gz")
     result = evaluate(truth, truth, compare=pred)
-    assert result.missing_in_other == ("c",)
-    assert result.n_failed == 0
+    assert (result.missing_in_other, result.extra_in_other) == (("c",), ("z",))
+    assert (result.missing, result.extra, result.n_failed) == ((), (), 2)
     gain = {row.metric: row for row in result.differences}
     assert gain["dice"].difference == pytest.approx((0 + 1 / 3 + 1) / 3)
     assert gain["dice"].p_value == pytest.approx(0.5)  # two gains, none lost: 2 / 2**2
@@ -152,9 +151,74 @@ def test_tables_are_readable(folders: tuple[Path, Path]) -> None:
     console = Console(width=120, record=True, file=StringIO())
     for table in (case_table(result), estimate_table(result), difference_table(result)):
         console.print(table)
-    text = console.export_text()
-    for words in ("3 exams of 3 patients", "no truth", "0.667", "voxel_average_dice", "n/a"):
+    text = " ".join(console.export_text().split())
+    for words in ("3 exams of 3 patients", "extra", "0.667", "voxel_average_dice", "n/a"):
         assert words in text
+    assert "counts from 3 mm3; it is matched where the other mask's lesions cover any of it" in text
+
+
+def test_no_name_is_cut_on_a_narrow_screen_or_taken_for_markup(tmp_path: Path) -> None:
+    masks = {
+        name: nib.Nifti1Image(boxes((1, 1, 1)).astype(np.uint8), AFFINE)
+        for name in ("catania-14-t2", "catania-14-t3", "x[red]y", "long-" * 10 + "name")
+    }
+    result = evaluate(masks, masks, compare=masks)
+    console = Console(width=80, record=True, file=StringIO())
+    for table in (case_table(result), estimate_table(result), difference_table(result)):
+        console.print(table)
+    text = console.export_text()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    for name in ("catania-14-t2", "catania-14-t3", "x[red]y", "absolute_volume_difference_ml"):
+        assert name in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_rules_in_words() -> None:
+    assert Rules(5, "overlap", 0.1).in_words() == (
+        "A lesion is 26-connected and counts from 5 mm3; it is matched where the other mask's "
+        "lesions cover more than 10 % of it."
+    )
+    assert "greatest sum of IoU and counts from over 25 % IoU" in (
+        Rules(matching="one-to-one", min_overlap=0.25).in_words()
+    )
+
+
+def test_numbers_in_the_tables_are_those_of_the_json(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    save(folders[0] / "b.nii", boxes((1, 1, 1), (7, 5, 3), (9, 1, 4)))
+    write_evaluation(evaluate(*folders, compare=folders[1]), tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    tables = {"cases": "cases", "estimates": "summary", "differences": "comparison"}
+    for key, name in tables.items():
+        lines = (tmp_path / "out" / f"{name}.tsv").read_text().splitlines()
+        header, *rows = [line.split("\t") for line in lines]
+        assert len(rows) == len(content[key])
+        for row, values in zip(rows, content[key], strict=True):
+            for column, text in zip(header, row, strict=True):
+                value = values[column]
+                if isinstance(value, float):
+                    assert float(text) == pytest.approx(value, abs=1e-6)
+                else:
+                    assert text == ("n/a" if value is None else str(value))
+
+
+def test_a_comparison_of_an_earlier_run_is_not_left_behind(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    write_evaluation(evaluate(*folders, compare=folders[1]), tmp_path)
+    assert (tmp_path / "comparison.tsv").exists()
+    write_evaluation(evaluate(*folders), tmp_path)
+    assert not (tmp_path / "comparison.tsv").exists()
+
+
+def test_lesions_of_a_case_by_size(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    save(folders[1] / "b.nii.gz", boxes((1, 1, 1)) | boxes((6, 5, 3), size=3))  # 16 and 54 mm3
+    write_evaluation(evaluate(*folders), tmp_path)
+    case = json.loads((tmp_path / "evaluation.json").read_text())["cases"][1]
+    found = {size: (case[f"n_found_{size}"], case[f"n_truth_{size}"]) for size in SIZE_CLASSES_MM3}
+    assert found == {"small": (1, 1), "medium": (0, 1), "large": (0, 0)}
+    assert (case["n_found"], case["n_truth"], case["n_right_small"]) == (1, 2, 1)
 
 
 def test_two_files_are_one_case(folders: tuple[Path, Path]) -> None:
@@ -245,6 +309,15 @@ def test_layouts(tmp_path: Path, names: list[str], cases: list[str]) -> None:
     assert sorted(find_masks(tmp_path)) == cases
 
 
+def test_linked_folders_are_looked_into_and_circles_are_not_followed(tmp_path: Path) -> None:
+    save(tmp_path / "elsewhere" / "lesion.nii.gz", boxes())
+    for case in ("a", "b"):
+        (tmp_path / "g").mkdir(exist_ok=True)
+        (tmp_path / "g" / case).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "g")
+    assert list(find_masks(tmp_path / "g")) == ["a", "b"]
+
+
 def test_flat_predictions_meet_a_training_folder(tmp_path: Path) -> None:
     pred, truth = save(tmp_path / "p/k.nii", boxes()), save(tmp_path / "g/k/lesion.nii.gz", boxes())
     assert pair_masks(tmp_path / "p", tmp_path / "g") == ({"k": (pred, truth)}, [])
@@ -261,12 +334,17 @@ def test_patients_may_be_given(folders: tuple[Path, Path]) -> None:
     result = evaluate(*folders, patients={"a": "one", "b": "one", "c": "one"})
     assert {score.patient for score in result.cases} == {"one"}
     assert math.isnan(result.estimate("dice").low)
+    with pytest.raises(InputError, match=r"none of the cases is among them \(there A, here a\)"):
+        evaluate(*folders, patients={"A": "one"})
 
 
 def test_table_of_patients(tmp_path: Path) -> None:
     table = tmp_path / "patients.tsv"
     table.write_text("patient\tage\tcase\nP1\t30\ta\nP1\t31\tb\n")
     assert read_patients(table) == {"a": "P1", "b": "P1"}
+    table.write_text("case\tpatient\na\tP1\na\tP2\n")
+    with pytest.raises(InputError, match="a case stands in it twice"):
+        read_patients(table)
     for text in ("case,patient\na,P1\n", "case\tpatient\na\n", ""):
         table.write_text(text)
         with pytest.raises(InputError, match="columns case and patient"):
@@ -333,6 +411,13 @@ def test_other_grids_are_refused_naming_both(folders: tuple[Path, Path]) -> None
     save(pred / "b.nii", boxes(), np.diag([1.0, 1.0, 3.0, 1.0]))
     with pytest.raises(GeometryError, match=r"b\.nii.*1x1x3 mm.*b\.nii\.gz.*1x1x2 mm"):
         evaluate(pred, truth)
+
+
+def test_every_mask_that_cannot_be_used_is_told_at_once(folders: tuple[Path, Path]) -> None:
+    not_a_mask(*folders)
+    save(folders[0] / "c.nii.gz", boxes(), np.diag([1.0, 1.0, 3.0, 1.0]))
+    with pytest.raises(InputError, match=r"b\.nii: .*only 0 and 1.* \(2\) .*c\.nii\.gz: its grid"):
+        evaluate(*folders)
 
 
 def test_a_folder_that_cannot_be_made_is_an_input_error(folders: tuple[Path, Path]) -> None:

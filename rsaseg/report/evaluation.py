@@ -8,16 +8,33 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from rich import box
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from rsaseg import __version__
-from rsaseg.imaging import make_folder, write_atomic
+from rsaseg.imaging import make_folder
+from rsaseg.imaging.files import write_together
 from rsaseg.metrics import LesionCounts
 from rsaseg.report.bland_altman import bland_altman_svg
 from rsaseg.report.tsv import tsv
 from rsaseg.scoring.agreement import Estimate, PairedDifference
-from rsaseg.scoring.cases import CASE_METRICS
-from rsaseg.scoring.summary import COHORT_METRICS, Evaluation
+from rsaseg.scoring.cases import CASE_METRICS, SIZE_CLASSES_MM3
+from rsaseg.scoring.summary import AVERAGED, COHORT_METRICS, Evaluation
+
+_DIGITS = 10
+_COUNTS = {
+    "n_truth": "True lesions",
+    "n_found": "True lesions that a predicted one matches",
+    "n_pred": "Predicted lesions",
+    "n_right": "Predicted lesions that a true one matches",
+}
+_COUNTS_BY_SIZE = {
+    f"{name}_{size}": f"{meaning}; from {low_mm3:g} to below {high_mm3:g} mm3"
+    for size, (low_mm3, high_mm3) in SIZE_CLASSES_MM3.items()
+    for name, meaning in _COUNTS.items()
+}
 
 
 def write_evaluation(result: Evaluation, folder: Path) -> None:
@@ -40,12 +57,17 @@ def write_evaluation(result: Evaluation, folder: Path) -> None:
     make_folder(folder)
     names = [score.case for score in result.cases]
     picture = bland_altman_svg(result.volumes, names, "Lesion volume, predicted against true")
-    write_atomic(folder / "cases.tsv", case_tsv(result))
-    write_atomic(folder / "summary.tsv", estimate_tsv(result))
-    write_atomic(folder / "bland_altman.svg", picture)
-    if result.other:
-        write_atomic(folder / "comparison.tsv", difference_tsv(result))
-    write_atomic(folder / "evaluation.json", evaluation_json(result))
+    files = {
+        "cases.tsv": case_tsv(result),
+        "summary.tsv": estimate_tsv(result),
+        "bland_altman.svg": picture,
+        "comparison.tsv": difference_tsv(result),
+        "evaluation.json": evaluation_json(result),
+    }
+    if not result.other:
+        del files["comparison.tsv"]
+        (folder / "comparison.tsv").unlink(missing_ok=True)  # of an earlier evaluation
+    write_together({folder / name: content for name, content in files.items()})
 
 
 def case_rows(result: Evaluation) -> list[dict[str, Any]]:
@@ -55,8 +77,10 @@ def case_rows(result: Evaluation) -> list[dict[str, Any]]:
         counts = sum(score.lesions, start=LesionCounts())
         status = "missing" if score.missing else "scored"
         row = {"case": score.case, "patient": score.patient, "status": status}
-        rows.append(row | dict(score.scores) | asdict(counts))
-    nothing = dict.fromkeys((*CASE_METRICS, *asdict(LesionCounts())), float("nan"))
+        by_size = zip(SIZE_CLASSES_MM3, score.lesions, strict=True)
+        sizes = {f"{k}_{size}": n for size, one in by_size for k, n in asdict(one).items()}
+        rows.append(row | dict(score.scores) | asdict(counts) | sizes)
+    nothing = dict.fromkeys((*CASE_METRICS, *_COUNTS, *_COUNTS_BY_SIZE), float("nan"))
     extra = ({"case": case, "patient": "n/a", "status": "extra"} for case in result.extra)
     return rows + [row | nothing for row in extra]
 
@@ -64,18 +88,19 @@ def case_rows(result: Evaluation) -> list[dict[str, Any]]:
 def case_tsv(result: Evaluation) -> bytes:
     """Return `case_rows` as a TSV file's bytes."""
     rows = case_rows(result)
-    return tsv(rows, list(rows[0]))
+    return tsv(rows, list(rows[0]), _DIGITS)
 
 
 def estimate_tsv(result: Evaluation) -> bytes:
     """Return the cohort figures as a TSV file's bytes."""
-    return tsv([asdict(row) for row in result.estimates], [f.name for f in fields(Estimate)])
+    columns = [field.name for field in fields(Estimate)]
+    return tsv([asdict(row) for row in result.estimates], columns, _DIGITS)
 
 
 def difference_tsv(result: Evaluation) -> bytes:
     """Return the comparison with other predictions as a TSV file's bytes."""
     columns = [field.name for field in fields(PairedDifference)]
-    return tsv([asdict(row) for row in result.differences], columns)
+    return tsv([asdict(row) for row in result.differences], columns, _DIGITS)
 
 
 def evaluation_json(result: Evaluation) -> bytes:
@@ -85,6 +110,7 @@ def evaluation_json(result: Evaluation) -> bytes:
         "pred": result.pred,
         "truth": result.truth,
         "rules": asdict(result.rules),
+        "lesions": result.rules.in_words(),
         "n_cases": len(result.cases),
         "n_patients": len({score.patient for score in result.cases}),
         "n_failed": result.n_failed,
@@ -97,6 +123,7 @@ def evaluation_json(result: Evaluation) -> bytes:
         },
         "compared_with": result.other or None,
         "missing_in_other": result.missing_in_other,
+        "extra_in_other": result.extra_in_other,
         "differences": [asdict(difference) for difference in result.differences],
         "cases": case_rows(result),
         "columns": {
@@ -104,10 +131,8 @@ def evaluation_json(result: Evaluation) -> bytes:
             "patient": "Exams of one patient are drawn together in the bootstrap",
             "status": "scored; missing: no prediction, worst scores; extra: no truth, no scores",
             **CASE_METRICS,
-            "n_truth": "True lesions",
-            "n_found": "True lesions that a predicted one matches",
-            "n_pred": "Predicted lesions",
-            "n_right": "Predicted lesions that a true one matches",
+            **_COUNTS,
+            **_COUNTS_BY_SIZE,
         },
         "figures": COHORT_METRICS,
         "intervals": "95 % percentile bootstrap over patients, 2000 draws",
@@ -129,38 +154,52 @@ def _round(value: float) -> str:
     return "n/a" if math.isnan(value) else f"{value:.3f}"
 
 
-def estimate_table(result: Evaluation) -> Table:
-    """Return the cohort figures as a rich table."""
-    n_patients = len({score.patient for score in result.cases})
-    table = Table(title=f"{len(result.cases)} exams of {n_patients} patients")
-    for name in ("figure", "value", "95 % interval", "exams"):
-        table.add_column(name, justify="left" if name == "figure" else "right")
-    for estimate in result.estimates:
-        interval = f"{_round(estimate.low)} to {_round(estimate.high)}"
-        table.add_row(estimate.metric, _round(estimate.value), interval, str(estimate.n))
+def _table(title: str, *columns: str, caption: str = "") -> Table:
+    """Return an empty table whose first column is folded, not cut, where the screen is narrow."""
+    table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
+    table.padding, table.collapse_padding, table.show_edge = (0, 1), True, False
+    first, *others = columns
+    table.add_column(first, overflow="fold")
+    for column in others:
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
 def case_table(result: Evaluation) -> Table:
     """Return the scores of each case, and the failures, as a rich table."""
-    columns = ("dice", "iou", "lesion_f1", "hd95_mm", "truth_ml", "pred_ml")
-    table = Table()
-    table.add_column("case")
-    for name in columns:
-        table.add_column(name, justify="right")
-    table.add_column("status")
+    names = ("dice", "iou", "lesion_f1", "hd95_mm", "truth_ml", "pred_ml")
+    table = _table("", "case", *names, "status")
     for row in case_rows(result):
-        values = (_round(row[name]) for name in columns)
-        status = {"missing": "no prediction", "extra": "no truth"}.get(row["status"], "")
-        table.add_row(row["case"], *values, status, style="red" if status else None)
+        values = (_round(row[name]) for name in names)
+        status = "" if row["status"] == "scored" else row["status"]
+        table.add_row(Text(row["case"]), *values, status, style="red" if status else None)
+    return table
+
+
+def estimate_table(result: Evaluation) -> Table:
+    """Return the cohort figures, and the rules they follow, as a rich table."""
+    n_patients = len({score.patient for score in result.cases})
+    table = _table(
+        f"{len(result.cases)} exams of {n_patients} patients",
+        *("figure", "value", "95 % interval", "exams"),
+        caption=result.rules.in_words(),
+    )
+    headings = {AVERAGED[0]: "Sample average: mean over exams", "voxel_average_dice": "All pooled"}
+    for estimate in result.estimates:
+        if heading := headings.get(estimate.metric):
+            table.add_row(heading, style="bold")
+        interval = f"{_round(estimate.low)} to {_round(estimate.high)}"
+        table.add_row(estimate.metric, _round(estimate.value), interval, str(estimate.n))
     return table
 
 
 def difference_table(result: Evaluation) -> Table:
     """Return the comparison with the other predictions as a rich table."""
-    table = Table(title=f"{result.pred} minus {result.other}")
-    for name in ("metric", "this", "other", "difference", "95 % interval", "p", "patients"):
-        table.add_column(name, justify="left" if name == "metric" else "right")
+    table = _table(
+        escape(f"{result.pred} minus {result.other}"),
+        *("metric", "this", "other", "difference", "95 % interval", "p", "patients"),
+        caption="p: Wilcoxon signed-rank test over patients, not corrected for many metrics.",
+    )
     for row in result.differences:
         interval = f"{_round(row.low)} to {_round(row.high)}"
         figures = (_round(v) for v in (row.this, row.other, row.difference))

@@ -81,6 +81,18 @@ class Rules:
             if not 0 <= value < math.inf:
                 raise InputError(f"{what} {value}: give a number that is not negative")
 
+    def in_words(self) -> str:
+        """Return when a lesion counts, and when it is matched."""
+        least = f"{100 * self.min_overlap:g} %"
+        if self.matching == "overlap":
+            covered = f"more than {least} of it" if self.min_overlap else "any of it"
+            matched = f"matched where the other mask's lesions cover {covered}"
+        else:
+            over = f" and counts from over {least} IoU" if self.min_overlap else ""
+            matched = f"paired with one of the other mask, by the greatest sum of IoU{over}"
+        counted = f"A lesion is 26-connected and counts from {self.min_lesion_mm3:g} mm3"
+        return f"{counted}; it is {matched}."
+
 
 @dataclass(frozen=True)
 class CaseScore:
@@ -91,7 +103,7 @@ class CaseScore:
     case, patient : str
         Names; several exams may be of one patient.
     missing : bool
-        There is no prediction: every score is the worst one possible, the mask counts as empty.
+        There is no prediction: every score is the worst one possible, and the volume 0.
     overlap : Overlap
         Voxel counts.
     lesions : tuple of LesionCounts
@@ -181,10 +193,11 @@ def score_masks(
 def worst_scores(truth: NDArray[np.bool_], grid: Grid, rules: Rules) -> dict[str, float]:
     """Return the scores of an exam without a prediction.
 
-    They are those of an empty mask, and where that would agree with an empty truth, the worst
-    that could be: a missing prediction never scores well.
+    Rates of 0, the diagonal of the field of view as distance, and a volume of 0: a missing
+    prediction never scores well, and is left out of no average, not even where the truth is empty.
     """
     nothing = np.zeros_like(truth)
     scores = score_masks(nothing, truth, grid, rules)[2]
     far = surface_agreement(nothing, np.ones_like(truth), grid)
-    return scores | dict.fromkeys(("dice", "iou", "lesion_f1"), 0.0) | asdict(far)
+    rates = ("dice", "iou", "lesion_tpr", "lesion_precision", "lesion_f1")
+    return scores | dict.fromkeys(rates, 0.0) | asdict(far)

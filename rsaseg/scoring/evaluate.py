@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rsaseg.errors import GeometryError
+from rsaseg.errors import GeometryError, InputError
 from rsaseg.imaging import Grid, Source, as_mask, read_mask
 from rsaseg.scoring.cases import CaseScore, Mask, Rules, score_masks, worst_scores
 from rsaseg.scoring.pairing import Masks, pair_masks, patient_of
@@ -31,7 +31,7 @@ def evaluate(
     """Compare predicted lesion masks with true ones; nothing is written or printed.
 
     A case without a prediction counts with the worst scores there are, and a prediction without
-    a truth is listed; both are failures.
+    a truth is listed; both are failures. Masks that cannot be used are refused, all at once.
 
     Parameters
     ----------
@@ -90,12 +90,13 @@ def evaluate(
     result = summarise(_place(pred), _place(truth), cases, extra, rules)
     if compare is None:
         return result
-    others, _ = _score_all(compare, truth, rules, patients or {}, progress)
+    others, extra_in_other = _score_all(compare, truth, rules, patients or {}, progress)
     return replace(
         result,
         other=_place(compare),
         differences=compare_all(cases, others),
         missing_in_other=tuple(score.case for score in others if score.missing),
+        extra_in_other=extra_in_other,
     )
 
 
@@ -113,12 +114,24 @@ def _score_all(
 ) -> tuple[tuple[CaseScore, ...], tuple[str, ...]]:
     """Score every case of ``truth``; return also the cases that only ``pred`` has."""
     pairs, extra = pair_masks(pred, truth)
-    scores = []
-    for case, (predicted, true) in pairs.items():
+    if patients and not patients.keys() & pairs.keys():
+        raise InputError(
+            f"patients: none of the cases is among them (there {next(iter(patients))}, here "
+            f"{next(iter(pairs))}); name the cases alike"
+        )
+    scores: list[CaseScore] = []
+    problems: list[InputError] = []
+    for done, (case, (predicted, true)) in enumerate(pairs.items(), 1):
         patient = patients.get(case) or patient_of(case)
-        scores.append(_score_case(case, patient, predicted, true, rules))
+        try:
+            scores.append(_score_case(case, patient, predicted, true, rules))
+        except InputError as error:
+            problems.append(error)
         if progress is not None:
-            progress(f"score {Path(_place(pred)).name}", len(scores), len(pairs))
+            progress(f"score {Path(_place(pred)).name}", done, len(pairs))
+    if problems:
+        others = " ".join(f"({n}) {problem}" for n, problem in enumerate(problems[1:], 2))
+        raise type(problems[0])(f"{problems[0]} {others}".strip())
     return tuple(scores), tuple(extra)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from nibabel.nifti1 import Nifti1Image
@@ -40,7 +40,7 @@ def read_patients(path: Path) -> dict[str, str]:
     Raises
     ------
     InputError
-        If the file cannot be read, or lacks a column or a value.
+        If the file cannot be read, lacks a column or a value, or has a case twice.
     """
     try:
         lines = [line.split("\t") for line in path.read_text("utf-8-sig").splitlines() if line]
@@ -52,7 +52,10 @@ def read_patients(path: Path) -> dict[str, str]:
             f"{path}: not a table of cases; give tab-separated columns case and patient"
         )
     case, patient = header.index("case"), header.index("patient")
-    return {line[case]: line[patient] for line in lines[1:]}
+    found = {line[case]: line[patient] for line in lines[1:]}
+    if len(found) < len(lines) - 1:
+        raise InputError(f"{path}: a case stands in it twice; give each case one line")
+    return found
 
 
 def _case_of(path: Path, folder: Path) -> str | None:
@@ -96,7 +99,13 @@ def find_masks(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a folder of masks")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
+    try:
+        paths = sorted(_files_under(folder))
+    except OSError as error:
+        raise InputError(
+            f"{error.filename}: cannot be read ({error.strerror}); check its permissions"
+        ) from None
+    for path in paths:
         case = _case_of(path, folder)
         if case is None:
             continue
@@ -106,6 +115,18 @@ def find_masks(folder: Path) -> dict[str, Path]:
     if not found:
         raise InputError(f"{folder}: no mask in it; name them CASE.nii.gz or CASE/lesion.nii.gz")
     return found
+
+
+def _files_under(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Yield the files below a folder, also those in linked folders, but go round no circle."""
+    here = folder.resolve()
+    if here in above:
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files_under(path, above | {here})
+        else:
+            yield path
 
 
 def pair_masks(

@@ -26,9 +26,12 @@ from rsaseg.scoring.cases import CASE_METRICS, SIZE_CLASSES_MM3, CaseScore, Rule
 
 AVERAGED = tuple(name for name in CASE_METRICS if name not in ("truth_ml", "pred_ml"))
 _POOLED = {
-    "pooled_lesion_tpr": "True lesions found / true lesions, of all exams pooled",
-    "pooled_lesion_precision": "Predicted lesions right / predicted lesions, of all exams pooled",
-    "pooled_lesion_f1": "Harmonic mean of the two pooled rates",
+    "pooled_lesion_tpr": "True lesions found / true lesions, of all exams pooled; undefined "
+    "without true lesions",
+    "pooled_lesion_precision": "Predicted lesions right / predicted lesions, of all exams pooled; "
+    "undefined without predicted lesions",
+    "pooled_lesion_f1": "Harmonic mean of the two pooled rates; 0 without lesions on one side, "
+    "undefined without lesions on either",
 }
 COHORT_METRICS = {
     **{name: f"Mean over exams (sample average). {CASE_METRICS[name]}" for name in AVERAGED},
@@ -67,8 +70,8 @@ class Evaluation:
         Predictions compared with, if any.
     differences : tuple of PairedDifference
         ``pred`` minus ``other``.
-    missing_in_other : tuple of str
-        Cases without a prediction in ``other``, scored as missing there.
+    missing_in_other, extra_in_other : tuple of str
+        As ``missing`` and ``extra``, of ``other``.
     """
 
     pred: str
@@ -81,6 +84,7 @@ class Evaluation:
     other: str = ""
     differences: tuple[PairedDifference, ...] = field(default=())
     missing_in_other: tuple[str, ...] = field(default=())
+    extra_in_other: tuple[str, ...] = field(default=())
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -88,9 +92,19 @@ class Evaluation:
         return tuple(score.case for score in self.cases if score.missing)
 
     @property
+    def failures(self) -> tuple[str, ...]:
+        """A line for each case without a prediction and each prediction without a truth."""
+        missing = ((self.missing, self.pred), (self.missing_in_other, self.other))
+        extra = ((self.extra, self.pred), (self.extra_in_other, self.other))
+        return (
+            *(f"{case}: no prediction in {place}" for cases, place in missing for case in cases),
+            *(f"{case}: no truth for it, only {place}" for cases, place in extra for case in cases),
+        )
+
+    @property
     def n_failed(self) -> int:
-        """Cases without a prediction and predictions without a truth."""
-        return len(self.missing) + len(self.extra)
+        """How many ``failures`` there are."""
+        return len(self.failures)
 
     def estimate(self, metric: str) -> Estimate:
         """Return one of ``COHORT_METRICS``."""
@@ -132,9 +146,12 @@ def _statistics(cases: Sequence[CaseScore]) -> dict[str, Statistic]:
         return lambda draw: float(getattr(Overlap(*voxels[draw].sum(axis=0).tolist()), name))
 
     def lesion_average(name: str, sizes: slice) -> Statistic:
-        return lambda draw: float(
-            getattr(LesionCounts(*lesions[draw, sizes].sum(axis=(0, 1)).tolist()), name)
-        )
+        def pooled(draw: NDArray[np.intp]) -> float:
+            counts = LesionCounts(*lesions[draw, sizes].sum(axis=(0, 1)).tolist())
+            any_lesion = counts.n_truth or counts.n_pred
+            return float(getattr(counts, name)) if any_lesion else float("nan")
+
+        return pooled
 
     statistics = {name: average(name) for name in AVERAGED}
     statistics |= {f"voxel_average_{name}": voxel_average(name) for name in ("dice", "iou")}
