@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nibabel.affines import apply_affine
 from nibabel.orientations import aff2axcodes, axcodes2ornt
 from numpy.testing import assert_allclose
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import gaussian_filter1d, map_coordinates
 from scipy.spatial.transform import Rotation
 
 from rsaseg.imaging import Grid, crop_grid, ras_grid, resample
@@ -212,6 +212,27 @@ def test_upsampling_equals_linear_interpolation_at_each_point():
     truth = map_coordinates(data, inside, order=1)
     assert seen.sum() > 100
     assert_allclose(resample(data, moving, fixed).ravel()[seen], truth[seen], atol=1e-5)
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LAI", "SRA", "PIL"])
+@pytest.mark.parametrize("spacing_mm", [(0.9, 2.5, 6.0), (3.0, 1.0, 0.7)])
+def test_axis_by_axis_equals_smoothing_and_a_look_at_every_point(orientation, spacing_mm):
+    moving = oblique_grid((9, 14, 11), (1.0, 1.3, 2.0), (10, 5, -20), orientation)
+    inner = ras_grid(moving, spacing_mm)
+    fixed = crop_grid(inner, np.full(3, -1), np.array(inner.shape) + 2)
+    data = np.random.default_rng(3).normal(10, 1, moving.shape)
+    matrix = np.linalg.inv(moving.affine) @ fixed.affine
+    smooth = data
+    for axis, step in enumerate(np.abs(matrix[:3, :3]).max(axis=1)):
+        if step > 1:
+            smooth = gaussian_filter1d(
+                smooth, ((step**2 - 1) / 12) ** 0.5, axis, truncate=3, mode="nearest"
+            )
+    place = apply_affine(matrix, np.indices(fixed.shape).reshape(3, -1).T).T
+    truth = map_coordinates(smooth, place, order=1, mode="nearest")
+    beyond = np.maximum(-0.5 - place, place - np.array(moving.shape)[:, None] + 0.5).max(axis=0)
+    truth[beyond > 1e-6] = -7
+    assert_allclose(resample(data, moving, fixed, fill=-7).ravel(), truth, atol=1e-4)
 
 
 @pytest.mark.parametrize(("orientation", "slice_axis"), [("RAS", 2), ("SRA", 0), ("AIR", 1)])
