@@ -87,10 +87,11 @@ def judge(image: simpleitk.Side, flair: simpleitk.Side) -> Quality:
     image, flair : Side
         On one grid.
     """
-    inside = sitk.GetArrayFromImage(simpleitk.core(image, flair, np.eye(4))) > 0
+    core = simpleitk.core(image, flair, np.eye(4))
+    inside = sitk.GetArrayFromImage(core) > 0
     if not inside.any():
         return Quality(0.0, 0.0)
-    residual = simpleitk.refine(image, flair, np.eye(4))
+    residual = simpleitk.refine(image, flair, np.eye(4), core)
     moving, fixed = (sitk.GetArrayFromImage(side.middle) for side in (image, flair))
     return Quality(sharpness(moving, fixed, inside), apart_mm(residual, np.eye(4), flair.volume))
 

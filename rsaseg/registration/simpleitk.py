@@ -206,14 +206,14 @@ def _by_metric(pose_and_metric: tuple[Any, float]) -> float:
 
 def polish(moving: Side, fixed: Side, fixed_from_moving: Float) -> Float:
     """Return the best pose near ``fixed_from_moving``, down to the images' own spacing."""
-    near = refine(moving, fixed, fixed_from_moving)
+    inside = core(moving, fixed, fixed_from_moving)
+    near = refine(moving, fixed, fixed_from_moving, inside)
     inside = core(moving, fixed, near)
     return _settle(moving.full, fixed.full, inside, near, _SAMPLES_IN_FULL)
 
 
-def refine(moving: Side, fixed: Side, fixed_from_moving: Float) -> Float:
-    """Return the best pose near ``fixed_from_moving``, from a short descent at 2 mm."""
-    inside = core(moving, fixed, fixed_from_moving)
+def refine(moving: Side, fixed: Side, fixed_from_moving: Float, inside: Any) -> Float:
+    """Return the best pose near ``fixed_from_moving``, from a short descent at 2 mm in a `core`."""
     return _settle(moving.middle, fixed.middle, inside, fixed_from_moving, _SAMPLES_AT_2_MM)
 
 

@@ -75,7 +75,7 @@ def test_order_of_voxels_in_memory_changes_no_bit(tiny):
     other = Volume(np.asfortranarray(moving.data), moving.grid, moving.header, "other")
     start = rigid((2, 1, -1), (1, -2, 1))
     one, two = (
-        simpleitk.refine(simpleitk.Side(volume), simpleitk.Side(fixed), start)
+        simpleitk.polish(simpleitk.Side(volume), simpleitk.Side(fixed), start)
         for volume in (moving, other)
     )
     assert np.array_equal(one, two)
