@@ -184,7 +184,7 @@ def _register(moving: Volume, flair: Volume, engine: Engine) -> tuple[Alignment,
     started = time.perf_counter()
     fixed = simpleitk.Side(flair)
     tried: list[tuple[Alignment, Volume]] = []
-    for alignment in _ways(moving, fixed, engine):
+    for alignment in _ways(moving, fixed, engine, tried):
         image = _place(moving, flair, alignment)
         judged = _judged(alignment, image, fixed) if alignment.engine != "none" else alignment
         tried.append((replace(judged, seconds=time.perf_counter() - started), image))
@@ -193,10 +193,13 @@ def _register(moving: Volume, flair: Volume, engine: Engine) -> tuple[Alignment,
     return max(tried, key=lambda one: one[0].quality.sharpness if one[0].quality else 0.0)
 
 
-def _ways(moving: Volume, fixed: Side, engine: Engine) -> Iterator[Alignment]:
+def _ways(
+    moving: Volume, fixed: Side, engine: Engine, tried: list[tuple[Alignment, Volume]]
+) -> Iterator[Alignment]:
     """Yield alignments not yet judged on the images, the cheapest first.
 
-    An image on the FLAIR's grid may lie right as it is, or nearly right.
+    An image on the FLAIR's grid may lie right as it is, or nearly right: then it is polished from
+    where its judgement, by then in ``tried``, found it to belong.
     """
     flair = fixed.volume
     name, version = choose_engine(engine)
@@ -210,7 +213,9 @@ def _ways(moving: Volume, fixed: Side, engine: Engine) -> Iterator[Alignment]:
     side = simpleitk.Side(moving)
     if on_one_grid:
         yield as_is
-        yield _checked(moving, flair, simpleitk.polish(side, fixed, np.eye(4)), name, version)
+        quality = tried[-1][0].quality
+        near = quality.residual if quality else np.eye(4)
+        yield _checked(moving, flair, simpleitk.polish(side, fixed, near), name, version)
     yield _checked(moving, flair, simpleitk.estimate(side, fixed), name, version)
 
 

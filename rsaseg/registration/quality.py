@@ -7,7 +7,7 @@ Measured on four raw sessions and ten exams on one grid, see `MIN_SHARPNESS`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import SimpleITK as sitk
@@ -51,10 +51,13 @@ class Quality:
     residual_mm : float
         How far, on average over a cube of 100 mm, a short descent from here would still move the
         image. Less than the true distance where that is large.
+    residual : ndarray
+        (4, 4), where to, RAS mm.
     """
 
     sharpness: float
     residual_mm: float
+    residual: Float = field(default_factory=lambda: np.eye(4), compare=False, repr=False)
 
     @property
     def good(self) -> bool:
@@ -93,7 +96,8 @@ def judge(image: simpleitk.Side, flair: simpleitk.Side) -> Quality:
         return Quality(0.0, 0.0)
     residual = simpleitk.refine(image, flair, np.eye(4), core)
     moving, fixed = (sitk.GetArrayFromImage(side.middle) for side in (image, flair))
-    return Quality(sharpness(moving, fixed, inside), apart_mm(residual, np.eye(4), flair.volume))
+    residual_mm = apart_mm(residual, np.eye(4), flair.volume)
+    return Quality(sharpness(moving, fixed, inside), residual_mm, residual)
 
 
 def sharpness(moving: Image, fixed: Image, inside: NDArray[np.bool_]) -> float:

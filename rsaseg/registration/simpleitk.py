@@ -196,8 +196,8 @@ def estimate(moving: Side, fixed: Side) -> Float:
     at_8_mm = [_descend(_metric(), fixed.start, moving.start, s) for s in starts]
     best = sorted(at_8_mm, key=_by_metric)[:2]
     at_4_mm = [_descend(_metric(), fixed.coarse, moving.coarse, s) for s, _ in best]
-    pose, _ = min(at_4_mm, key=_by_metric)
-    return polish(moving, fixed, ras_from_euler(pose))
+    pose = ras_from_euler(min(at_4_mm, key=_by_metric)[0])
+    return polish(moving, fixed, refine(moving, fixed, pose, core(moving, fixed, pose)))
 
 
 def _by_metric(pose_and_metric: tuple[Any, float]) -> float:
@@ -205,11 +205,9 @@ def _by_metric(pose_and_metric: tuple[Any, float]) -> float:
 
 
 def polish(moving: Side, fixed: Side, fixed_from_moving: Float) -> Float:
-    """Return the best pose near ``fixed_from_moving``, down to the images' own spacing."""
+    """Return the best pose near one that `refine` found, down to the images' own spacing."""
     inside = core(moving, fixed, fixed_from_moving)
-    near = refine(moving, fixed, fixed_from_moving, inside)
-    inside = core(moving, fixed, near)
-    return _settle(moving.full, fixed.full, inside, near, _SAMPLES_IN_FULL)
+    return _settle(moving.full, fixed.full, inside, fixed_from_moving, _SAMPLES_IN_FULL)
 
 
 def refine(moving: Side, fixed: Side, fixed_from_moving: Float, inside: Any) -> Float:
