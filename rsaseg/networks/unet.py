@@ -8,7 +8,7 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate, linear, pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rsaseg.errors import InputError
@@ -112,6 +112,21 @@ def depth_to_space(x: Tensor, patch_vox: tuple[int, int, int]) -> Tensor:
     return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(n, -1, d * p, h * q, w * r)
 
 
+class PointConv(nn.Conv3d):
+    """A 1x1x1 convolution without bias, computed as a product over the channels.
+
+    Its output has the channels last in memory; PyTorch's own on a CPU has them first, which makes
+    every layer after it turn them over.
+    """
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, c_out, D, H, W) of (N, c_in, D, H, W)."""
+        return linear(x.movedim(1, -1), self.weight.flatten(1)).movedim(-1, 1)
+
+
 class ConvNormReLU(nn.Sequential):
     """A convolution without bias, normalisation, ReLU."""
 
@@ -173,14 +188,14 @@ class RSANet(nn.Module):
         self.down = nn.ModuleList(
             nn.Conv3d(c[i], c[i], 3, stride=2, padding=1, bias=False) for i in range(bottom)
         )
-        self.up = nn.ModuleList(nn.Conv3d(c[i + 1], c[i], 1, bias=False) for i in range(bottom))
+        self.up = nn.ModuleList(PointConv(c[i + 1], c[i]) for i in range(bottom))
         self.decoder = nn.ModuleList(two_convs(2 * c[i], i) for i in range(bottom))
         self.attend_encoder = attention(0, bottom - 1)
         self.attend_bottom = attention(1, bottom)
         self.attend_decoder = attention(2, bottom - 1)
         self.head = nn.Sequential(
             nn.Conv3d(c[0], c[0], kernels[0], padding=(kernels[0][0] // 2, 1, 1), bias=False),
-            nn.Conv3d(c[0], config.classes * patch, 1, bias=False),
+            PointConv(c[0], config.classes * patch),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ from torch import nn
 
 from rsaseg.networks.attention import RSABlock
 from rsaseg.networks.unet import (
+    DEFAULT,
     PAPER,
     NetworkConfig,
+    PointConv,
     RSANet,
     depth_to_space,
     fold_norms,
@@ -148,3 +150,32 @@ def test_folded_normalisation_is_the_same_function_in_fewer_layers():
     assert not any(isinstance(m, torch.nn.BatchNorm3d) for m in network.modules())
     assert torch.allclose(before, after, atol=1e-5)
     assert before.std() > 0.01
+
+
+def test_a_point_convolution_is_pytorchs_and_keeps_channels_last() -> None:
+    torch.manual_seed(0)
+    ours = PointConv(5, 3)
+    theirs = nn.Conv3d(5, 3, 1, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    first = torch.randn(2, 5, 3, 4, 6)
+    last = first.contiguous(memory_format=torch.channels_last_3d)
+    for x in (first, last):
+        assert torch.allclose(ours(x), theirs(first), atol=1e-6)
+        assert ours(x).is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_every_large_layer_of_the_default_network_keeps_channels_last() -> None:
+    network = RSANet(DEFAULT).eval()
+    turned = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv3d) and "attend" not in name and name != "stem":
+            module.register_forward_hook(
+                lambda _, inputs, output, name=name: turned.extend(
+                    name
+                    for x in (inputs[0], output)
+                    if not x.is_contiguous(memory_format=torch.channels_last_3d)
+                )
+            )
+    network = network.to(memory_format=torch.channels_last_3d)
+    network(torch.randn(2, 3, 16, 64, 64).contiguous(memory_format=torch.channels_last_3d))
+    assert turned == []
