@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from rsaseg.imaging.nifti import nifti_bytes
 from rsaseg.report.lesion_table import LESION_COLUMNS, lesion_tsv
 from rsaseg.report.page import report_html
 from rsaseg.segmentation import Progress, Segmentation, Settings, segment
+from rsaseg.segmentation.stages import add_costs, measured, no_costs
 
 if TYPE_CHECKING:
     from rsaseg.segmentation.model import Model
@@ -87,6 +89,7 @@ def predict(
     RsasegError
         Before anything is written; see `rsaseg.segment`.
     """
+    started, costs = time.perf_counter(), no_costs()
     settings, extras = settings or Settings(), extras or Extras()
     settings = replace(settings, uncertainty=settings.uncertainty or extras.uncertainty is not None)
     inputs = [path for path in (t1, t2, flair) if path is not None]
@@ -100,7 +103,9 @@ def predict(
         "warnings": [_without_folders(text, inputs) for text in found.warnings],
         "command": _command({"t1": t1, "t2": t2, "flair": flair}, output, settings, extras),
     }
-    files = _contents(replace(found, record=record), output, extras)
+    with measured(costs, "files", progress or (lambda *_: None)):
+        files = _contents(replace(found, record=record), output, extras)
+    record |= add_costs(record, costs, started)
     hashes = {path.name: hashlib.sha256(content).hexdigest() for path, content in files.items()}
     record |= {"output_sha256": hashes[output.name], "files_sha256": hashes, **LESION_COLUMNS}
     files[sidecar(output)] = (json.dumps(record, indent=2) + "\n").encode()  # last: all is there

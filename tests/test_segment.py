@@ -7,8 +7,10 @@ import hashlib
 import importlib
 import json
 import os
+import resource
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -253,12 +255,25 @@ def test_every_file_is_written_and_none_without_its_hash(
     assert columns == list(record)[-len(columns) :]  # where none has another entry's name
     assert [record[column] for column in columns] == list(LESION_COLUMNS.values())
     assert len(rows) == found.lesion_count
+    assert_costs_by_stage(record)
     assert "--uncertainty u.nii.gz" in " ".join(record["command"])
     again = tmp_path / "again"
     again.mkdir()
     mask, extras = all_outputs(again)
     predict(files["FLAIR"], mask, files["T1"], files["T2"], ALIGNED, extras=extras, model=BRIGHT)
     assert {p.name: p.read_bytes() for p in again.iterdir() if p.name != "m.json"} == written
+
+
+def assert_costs_by_stage(record: dict[str, Any]) -> None:
+    stages = {"read", "register", "load weights", "prepare", "network", "mirror image", "lesions"}
+    peaks_mb, seconds = record["peak_memory_mb"], dict(record["seconds"])
+    assert peaks_mb.keys() == stages | {"files"}
+    total = seconds.pop("total")
+    assert seconds.keys() == peaks_mb.keys()
+    assert 0.7 * total < sum(seconds.values()) <= total + 0.01
+    most_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    assert list(peaks_mb.values()) == sorted(peaks_mb.values())
+    assert 50 < peaks_mb["read"] <= peaks_mb["files"] <= most_mb
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,7 +23,7 @@ from rsaseg.preprocessing import NetworkInput, network_input, to_flair_grid, to_
 from rsaseg.segmentation.model import Model
 from rsaseg.segmentation.result import Segmentation, find
 from rsaseg.segmentation.settings import Settings, check_settings
-from rsaseg.segmentation.stages import Progress, timed
+from rsaseg.segmentation.stages import Progress, measured, no_costs
 
 _SAGITTAL = -1  # axis of left and right in (C, D, H, W)
 
@@ -76,21 +74,21 @@ def segment_exam(
     check_one_grid(exam)
     report = progress or (lambda *_: None)
     device = choose_device(settings.device)
-    seconds: dict[str, float] = {}
-    with timed(seconds, "prepare", report):
+    costs = no_costs()
+    with measured(costs, "prepare", report):
         specs = [member.info.input for member in model.members]
         working = {mm: to_working_grid(exam, mm) for mm in {spec.spacing_mm for spec in specs}}
         seen = [network_input(working[spec.spacing_mm], spec) for spec in specs]
     run = partial(_run, model.members, seen, exam["FLAIR"].grid, device, report)
     with ThreadPoolExecutor(1) as pool:
         anatomy = pool.submit(find_anatomy, exam["FLAIR"])  # beside the network, which leaves room
-        with timed(seconds, "network", report):
+        with measured(costs, "network", report):
             predictions, probability = run()
         mirrored = None
         if settings.uncertainty:
-            with timed(seconds, "mirror image", report):
+            with measured(costs, "mirror image", report):
                 mirrored = run(mirror=True)[1]
-        with timed(seconds, "lesions", report):
+        with measured(costs, "lesions", report):
             result = find(exam, probability, mirrored, anatomy.result(), model.info, settings)
     notes = [text for volume in exam.values() for text in volume.warnings]
     notes += [one.note for one in predictions if one.note]
@@ -100,7 +98,7 @@ def segment_exam(
         "weights": _named(model),
         "input_sha256": {name: one.sha256 for name, one in exam.items() if one.sha256},
         **_computation(predictions[0]),
-        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        **costs,
     }
     return replace(result, record=record, warnings=tuple(notes))
 
@@ -144,16 +142,9 @@ def _computation(prediction: Prediction) -> dict[str, Any]:
         "device": prediction.device,
         "precision": prediction.precision,
         "window_vox": prediction.window_vox,
-        "peak_memory_mb": _peak_memory_mb(),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "numpy", "scipy", "nibabel")},
         },
         "platform": platform.platform(),
     }
-
-
-def _peak_memory_mb() -> int:
-    """Return the most memory this process has held so far."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit)
