@@ -184,11 +184,11 @@ def _registration(
 def _how_aligned(one: Mapping[str, Any]) -> str:
     if one["problem"]:
         return str(one["problem"])
-    if not one["moved"]:
-        return "already on the FLAIR's grid, used as it is"
-    if one["engine"] == "none":
+    if one["engine"] == "none" and one["moved"]:
         return "placed by its header, not registered"
     text = f"registered by {one['engine']} {one['version']}"
+    if not one["moved"]:
+        text = "already on the FLAIR's grid, used as it is"
     residual_mm = one.get("residual_mm")
     return text if residual_mm is None else f"{text}, residual {residual_mm:.2f} mm"
 
@@ -197,7 +197,8 @@ def _provenance(record: Mapping[str, Any]) -> str:
     weights = record["weights"]
     facts = {
         "Program": ", ".join(f"{one['Name']} {one['Version']}" for one in record["GeneratedBy"]),
-        "Weights": f"{weights['name']}, version {weights['version']}, SHA-256 {weights['sha256']}",
+        "Weights": _named(weights),
+        **({"Their partner": _named(weights["partner"])} if "partner" in weights else {}),
         **{f"{k} SHA-256": sha256 for k, sha256 in record["input_sha256"].items()},
         "Grid": _grid(record["grid"]),
         "Device": f"{record['device']}, {record['precision']}",
@@ -206,6 +207,10 @@ def _provenance(record: Mapping[str, Any]) -> str:
         "Command": " ".join(record["command"]),
     }
     return f'<section id="provenance"><h2>Provenance</h2>{_facts(facts)}</section>'
+
+
+def _named(weights: Mapping[str, Any]) -> str:
+    return f"{weights['name']}, version {weights['version']}, SHA-256 {weights['sha256']}"
 
 
 def _grid(grid: Mapping[str, Any]) -> str:

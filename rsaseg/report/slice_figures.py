@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from rsaseg.imaging import Grid, Volume
-from rsaseg.preprocessing import head_mask
+from rsaseg.preprocessing import deep_mask, head_mask
 from rsaseg.report.png import png_bytes
 from rsaseg.report.slices import (
     View,
@@ -29,6 +29,7 @@ from rsaseg.report.slices import (
 
 _ORDER = ("FLAIR", "T1", "T2")
 _MARGIN_VOX = 4
+_APART_MM = 4.0
 _BUDGET_BYTES = 4_000_000
 
 
@@ -75,11 +76,14 @@ def draw_slices(
     flair = exam["FLAIR"]
     view = view_of(flair.grid)
     head = head_mask(flair.data, flair.grid.spacing_mm)
+    deep = _some_of_the_deep(head, flair.grid)
     crop = crop_to(view.show(head), _MARGIN_VOX)
     lesions = view.show(labels)[crop]
     areas = lesion_areas(lesions)
     greys = {
-        name: view.show(grey_levels(exam[name].data, head))[crop] for name in _ORDER if name in exam
+        name: view.show(grey_levels(exam[name].data, head, deep))[crop]
+        for name in _ORDER
+        if name in exam
     }
 
     def draw(k: int, at_home: set[int]) -> str:
@@ -93,6 +97,16 @@ def draw_slices(
     sections = [draw(k, {n for n in homes if homes[n] == k}) for k in shown]
     with_lesions = int(np.count_nonzero(areas[1:].any(axis=0)))
     return SliceFigures("\n".join(sections), homes, len(shown), with_lesions)
+
+
+def _some_of_the_deep(head: NDArray[np.bool_], grid: Grid) -> NDArray[np.bool_]:
+    """Return voxels about 4 mm apart that lie deep in the head."""
+    steps = [max(1, round(_APART_MM / mm)) for mm in grid.spacing_mm]
+    thin = tuple(slice(None, None, step) for step in steps)
+    deep = np.zeros_like(head)
+    spacing_mm = tuple(step * mm for step, mm in zip(steps, grid.spacing_mm, strict=True))
+    deep[thin] = deep_mask(head[thin], spacing_mm)
+    return deep
 
 
 def _place(grid: Grid, view: View, k: int) -> str:

@@ -16,6 +16,7 @@ from rsaseg.report.lesion_table import slice_axis
 
 _ENDS = ("RL", "AP", "SI")  # positive and negative end of the axes right, anterior, superior
 _MOST_PIXELS = 256
+_BRIGHTEST = 2.2  # of the brain's median; lesions on FLAIR reach 1.6 to 2
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,18 @@ def home_slices(areas: NDArray[np.intp], shown: Sequence[int]) -> dict[int, int]
     return homes
 
 
-def grey_levels(data: NDArray[np.float32], head: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Scale an image to 0..255 between the 1st and the 99.7th percentile inside ``head``."""
+def grey_levels(
+    data: NDArray[np.float32], head: NDArray[np.bool_], deep: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """Scale an image to 0..255 between the 1st and the 99.7th percentile inside ``head``.
+
+    White is at most 2.2 medians of the voxels in ``deep``, which are mostly brain: fat, brighter
+    than all of the brain, must not leave the brain dark.
+    """
     inside = data[head] if head.any() else data.ravel()
     low, high = np.percentile(inside, (1.0, 99.7))
+    if deep.any():
+        high = min(high, _BRIGHTEST * float(np.median(data[deep])))
     low = min(low, 0.0) if low < 0.1 * high else low  # keep air black
     scaled = (data - low) / max(float(high - low), 1e-6)
     grey: NDArray[np.uint8] = np.round(255 * np.clip(scaled, 0, 1)).astype(np.uint8)

@@ -42,7 +42,12 @@ def page(exam: dict[str, Volume], mask: np.ndarray, **changed: Any) -> bytes:
         "warnings": [],
         "registration": {name: alignment for name in exam if name != "FLAIR"},
         "GeneratedBy": [{"Name": "rsaseg", "Version": "1"}],
-        "weights": {"name": "w", "version": "1", "sha256": "ab" * 32},
+        "weights": {
+            "name": "w",
+            "version": "1",
+            "sha256": "ab" * 32,
+            "partner": {"name": "v", "version": "2", "sha256": "ef" * 32},
+        },
         "input_sha256": dict.fromkeys(exam, "cd" * 32),
         "grid": {"shape": grid.shape, "spacing_mm": grid.spacing_mm},
         "device": "cpu",
@@ -116,7 +121,8 @@ def test_hostile_names_are_text_and_folders_stay_out(html: bytes) -> None:
 
 def test_totals_provenance_and_notice_are_there(html: bytes) -> None:
     text = Elements(html).text
-    for words in ("10.25 to 14.75 ml (0.65 to 0.35)", "12.50 ml", "3 mm³", "ab" * 32, "cd" * 32):
+    hashes = ("ab" * 32, "ef" * 32, "cd" * 32)
+    for words in ("10.25 to 14.75 ml (0.65 to 0.35)", "12.50 ml", "3 mm³", *hashes):
         assert words in text
     assert text.count("For research use only") == 2
 
@@ -124,7 +130,8 @@ def test_totals_provenance_and_notice_are_there(html: bytes) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"moved": False}, "T1: already on the FLAIR's grid"),
+        ({"moved": False, "residual_mm": 0.2}, "used as it is, residual 0.20 mm"),
+        ({"moved": False, "engine": "none"}, "T1: already on the FLAIR's grid, used as it is"),
         ({"engine": "none"}, "T1: placed by its header, not registered"),
         ({"residual_mm": 0.123}, "T1: registered by flirt 6, residual 0.12 mm"),
         ({}, "T1: registered by flirt 6"),

@@ -96,10 +96,24 @@ def test_crop_keeps_a_margin_inside_the_picture() -> None:
 
 def test_grey_levels_span_the_head_and_stay_in_range() -> None:
     data = np.linspace(0, 100, 1001, dtype=np.float32).reshape(1, 7, 143)
-    grey = grey_levels(data, np.ones(data.shape, dtype=bool))
+    everywhere = np.ones(data.shape, dtype=bool)
+    grey = grey_levels(data, everywhere, ~everywhere)
     assert (grey.min(), grey.max()) == (0, 255)
     assert (np.diff(grey.ravel().astype(int)) >= 0).all()
-    assert grey_levels(np.zeros((1, 2, 2), np.float32), np.zeros((1, 2, 2), bool)).max() == 0
+    nowhere = np.zeros((1, 2, 2), bool)
+    assert grey_levels(np.zeros((1, 2, 2), np.float32), nowhere, nowhere).max() == 0
+
+
+def test_fat_does_not_leave_the_brain_dark() -> None:
+    deep = np.zeros((20, 20, 20), dtype=bool)
+    deep[5:15, 5:15, 5:15] = True
+    fat = np.where(deep, 100, 1000).astype(np.float32)
+    fat[0] = 0
+    everywhere = np.ones_like(deep)
+    for chosen, level in ((deep, round(255 / 2.2)), (~everywhere, round(255 / 10))):
+        grey = grey_levels(fat, everywhere, chosen)
+        assert np.unique(grey[deep]) == level
+        assert grey.max() == 255
 
 
 def test_large_pictures_shrink_over_the_same_field() -> None:
