@@ -143,9 +143,7 @@ def _predict_many(
         )
     failures = result.failures
     for one in failures[:20]:
-        messages.print(
-            f"failed: {one.exam}: {one.reason}", highlight=False, markup=False, soft_wrap=True
-        )
+        messages.print(f"failed: {one.failure}", highlight=False, markup=False, soft_wrap=True)
     left = sum(one.reused for one in result.outcomes)
     output.print(
         f"{result.table}: {len(result.outcomes) - len(failures)} of {len(result.outcomes)} exams "

@@ -51,14 +51,18 @@ def test_intraclass_correlation_wants_the_same_numbers_not_only_the_same_order()
     assert intraclass_correlation(np.stack([volume, volume], 1)) == pytest.approx(1)
     assert pearson(volume, 2 * volume + 3) == pytest.approx(1)
     assert intraclass_correlation(np.stack([volume, 2 * volume + 3], 1)) < 0.75
-    assert math.isnan(intraclass_correlation(np.ones((4, 2))))
+    for same in (1.0, 0.752):  # the mean of three times 0.752 is not 0.752
+        assert math.isnan(intraclass_correlation(np.full((3, 2), same)))
     assert math.isnan(intraclass_correlation(np.array([[1.0, 2.0]])))
+    assert math.isnan(intraclass_correlation(np.array([[1.0, 0.0], [0.0, 1.0]])))  # 0 / 0
 
 
 def test_pearson_equals_scipy() -> None:
     a, b = np.random.default_rng(0).random((2, 30))
     assert pearson(a, b) == pytest.approx(pearsonr(a, b).statistic, abs=1e-12)
-    assert math.isnan(pearson(np.ones(3), b[:3]))
+    for same in (1.0, 0.752):
+        assert math.isnan(pearson(np.full(3, same), b[:3]))
+        assert math.isnan(pearson(b[:3], np.full(3, same)))
 
 
 def test_bland_altman_by_hand() -> None:

@@ -285,6 +285,7 @@ def test_other_things_than_masks_are_refused(pred: Any, truth: Any, words: str) 
         (["x.nii.gz", "y_mask.nii", "z-lesion.nii.gz", "Z2.NII.GZ"], ["Z2", "x", "y", "z"]),
         (["x/lesion.nii.gz", "x/T1.nii.gz", "x/brain.nii.gz", "y/LESION.nii"], ["x", "y"]),
         (["x/mask.nii.gz", "y/y_mask.nii.gz", "s/z/mask.nii.gz"], ["s/z", "x", "y"]),
+        (["x/lesion_mask.nii.gz", "x/lesion_mask.tsv", "y/lesion-mask.nii"], ["x", "y"]),
         (["x/lesion.nii.gz", "x/brain_mask.nii.gz", "y/y.nii"], ["x", "y"]),
         (["x.nii.gz", "x_probability.nii.gz", "x_labels.nii.gz", ".x.nii.gz", "x.json"], ["x"]),
         (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rsaseg.errors import InputError
+from rsaseg.imaging.nifti import SUFFIXES
 from rsaseg.training.cases import find_files
 
 SEQUENCE_OF = {"T1w": "T1", "T2w": "T2", "FLAIR": "FLAIR"}
@@ -52,7 +53,8 @@ def find_exams(data: Path) -> list[Exam]:
     """Return the exams of a folder with a folder per exam, by name.
 
     An exam's folder holds FLAIR, and T1 and T2 where there are any, as ``.nii`` or ``.nii.gz``,
-    names in any case. A folder that is no usable exam is returned with its problem.
+    names in any case. A folder that is no usable exam is returned with its problem, and so is an
+    image that lies in no exam's folder.
 
     Raises
     ------
@@ -67,20 +69,32 @@ def find_exams(data: Path) -> list[Exam]:
     if not places:
         raise InputError(f"{data}: no exams in it; give a folder with a folder per exam")
     same = Counter(place.name.lower() for place in places)
-    return [_folder_exam(place, same[place.name.lower()] > 1) for place in places]
+    exams = [_folder_exam(place, same[place.name.lower()] > 1) for place in places]
+    return exams + [
+        Exam(image.name, problem=f"{image}: in no exam's folder; put it into one, or elsewhere")
+        for image in _images(data)
+    ]
 
 
-def _folders(folder: Path, start: str = "") -> list[Path]:
-    """Return the folders in a folder whose names begin with ``start``, without hidden ones."""
+def _folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, without hidden ones."""
+    return [path for path in _inside(folder) if path.is_dir()]
+
+
+def _images(folder: Path) -> list[Path]:
+    """Return the NIfTI files in a folder, without hidden ones; links that lead nowhere too."""
+    return [p for p in _inside(folder) if p.name.lower().endswith(SUFFIXES) and not p.is_dir()]
+
+
+def _inside(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; check the path")
     try:
-        inside = sorted(folder.iterdir())
+        return sorted(path for path in folder.iterdir() if path.name[0] != ".")
     except OSError as error:
         raise InputError(
             f"{folder}: cannot be read ({error.strerror}); check its permissions"
         ) from None
-    return [p for p in inside if p.is_dir() and p.name.startswith(start) and p.name[0] != "."]
 
 
 def _folder_exam(place: Path, same_name: bool) -> Exam:
@@ -110,38 +124,53 @@ def find_bids_exams(root: Path) -> list[Exam]:
 
     Of several images of one kind, one without contrast agent (``ce-``) goes first, then one of
     the FLAIR's ``acq-``, then the first by name; the exam's warnings say which was taken. A
-    session without any T1w, T2w or FLAIR is no exam; one without FLAIR is returned as a problem.
+    session without images in ``anat`` is no exam; one without FLAIR is returned as a problem, and
+    so is a folder beside the subjects that holds an exam in the other layout.
 
     Raises
     ------
     InputError
         If it is no BIDS data set, or no exam is in it.
     """
-    subjects = _folders(root, "sub-")
+    folders = _folders(root)
     if not (root / _DESCRIPTION).exists():
         raise InputError(
             f"{root}: no BIDS data set ({_DESCRIPTION} is missing); add it or use --data"
         )
-    places = [place for subject in subjects for place in (subject, *_folders(subject, "ses-"))]
-    exams = [exam for place in places if (exam := _bids_exam(root, place))]
+    subjects = [place for place in folders if place.name.startswith("sub-")]
+    exams = [exam for subject in subjects for exam in _subject_exams(root, subject)]
     if not exams:
         raise InputError(f"{root}: no sub-*/[ses-*/]anat with a FLAIR in it; check the data set")
-    return exams
+    strangers = [place for place in folders if place not in subjects]
+    return exams + [
+        Exam(place.name, problem=f"{place}: an exam, but not laid out as BIDS; use --data for it")
+        for place in strangers
+        if any(image.name.lower().startswith("flair.nii") for image in _images(place))
+    ]
+
+
+def _subject_exams(root: Path, subject: Path) -> list[Exam]:
+    """Return the exams of a subject; one that cannot be read is one of them, with its problem."""
+    try:
+        sessions = [place for place in _folders(subject) if place.name.startswith("ses-")]
+        found = [_bids_exam(root, place) for place in (subject, *sessions)]
+    except InputError as error:
+        return [Exam(subject.name, problem=str(error))]
+    return [exam for exam in found if exam]
 
 
 def _bids_exam(root: Path, place: Path) -> Exam | None:
     name = "_".join(place.relative_to(root).parts)
     anat = place / "anat"
-    if not anat.is_dir():
+    everything = _images(anat) if anat.is_dir() else []
+    if not everything:
         return None
     images: dict[str, list[Path]] = {}
-    for path in sorted(anat.iterdir()):
+    for path in everything:
         if match := _BIDS_NAME.fullmatch(path.name):
             images.setdefault(match["suffix"], []).append(path)
-    if not images:
-        return None
-    everything = [path for paths in images.values() for path in paths]
-    strangers = [path for path in everything if not path.name.startswith(f"{name}_")]
+    named = [path for paths in images.values() for path in paths]
+    strangers = [path for path in named if not path.name.startswith(f"{name}_")]
     if strangers:
         return Exam(
             name, problem=f"{strangers[0]}: named for another subject or session; rename it"

@@ -15,10 +15,13 @@ from rsaseg import __version__
 from rsaseg.cohort.exams import Exam
 from rsaseg.cohort.outcome import Outcome, done, failed
 from rsaseg.errors import InputError, RsasegError
-from rsaseg.imaging import write_atomic
+from rsaseg.imaging import make_folder, write_atomic
 from rsaseg.predict import Extras, Progress, Settings, beside, predict, sidecar
 from rsaseg.segmentation.model import Model
 from rsaseg.verify import read_record, recorded_settings
+
+COHORT_FILE = "cohort.json"
+"""Written into the output folder before any exam; where it is missing, the folder is another."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,11 @@ def _segment_one(exam: Exam, job: Job, model: Model, turn: Lock) -> Outcome:
     before = record_of(mask) if job.resume else None
     if before and is_complete(before, exam, job, model):
         return done(exam, before, reused=True)
-    _make_folder(mask.parent)
+    if not (job.folder / COHORT_FILE).is_file():
+        raise InputError(
+            f"{job.folder}: not to be seen here; share it, by this path, with all workers"
+        )
+    make_folder(mask.parent)
     try:
         with one_in_the_network(turn) as progress:
             found = predict(
@@ -168,15 +175,6 @@ def is_complete(record: dict[str, Any], exam: Exam, job: Job, model: Model) -> b
 
 def _has_sha256(path: Path, sha256: str) -> bool:
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be made ({error.strerror}); choose another output folder"
-        ) from None
 
 
 def _drop_empty(folder: Path, top: Path) -> None:

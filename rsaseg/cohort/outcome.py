@@ -35,7 +35,7 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0;
   border-bottom: 1px solid #ddd }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
+th.number, td.number { text-align: right; font-variant-numeric: tabular-nums }
 .failed { color: #a40000 }
 .note { color: #555 }
 """
@@ -59,6 +59,12 @@ class Outcome:
     warnings: str = "n/a"
     reason: str = "n/a"
     reused: bool = False
+
+    @property
+    def failure(self) -> str:
+        """The exam and why it failed, in a line that names the exam once."""
+        named = self.reason.startswith((f"{self.exam}:", f"{self.exam}/"))
+        return self.reason if named else f"{self.exam}: {self.reason}"
 
 
 def done(exam: Exam, record: Mapping[str, Any], reused: bool = False) -> Outcome:
@@ -122,8 +128,8 @@ def index_page(outcomes: Sequence[Outcome], folder: Path) -> bytes:
     if good:
         parts += [
             "<h2>Done</h2>",
-            "<table><tr><th>exam</th><th>lesions</th><th>volume, ml</th><th>files</th>"
-            "<th>without</th><th>warnings</th></tr>",
+            '<table><tr><th>exam</th><th class="number">lesions</th><th class="number">volume, ml'
+            "</th><th>files</th><th>without</th><th>warnings</th></tr>",
             *(_row(one, folder) for one in good),
             "</table>",
         ]

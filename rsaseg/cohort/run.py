@@ -13,9 +13,10 @@ from threading import Lock
 
 from rsaseg import __version__
 from rsaseg.cohort.exams import Exam, find_bids_exams, find_exams
-from rsaseg.cohort.one import Job, segment_one
+from rsaseg.cohort.one import COHORT_FILE, Job, segment_one
 from rsaseg.cohort.outcome import TABLE_COLUMNS, Outcome, cohort_table, failed, index_page
 from rsaseg.errors import InputError
+from rsaseg.imaging import make_folder
 from rsaseg.imaging.files import write_together
 from rsaseg.inference.device import choose_device
 from rsaseg.predict import Progress, Settings
@@ -153,22 +154,16 @@ def _check_places(data: Path, folder: Path, bids: bool) -> None:
         raise InputError(f"{folder}: lies in the data; give {where} for the output")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give a folder for the output")
-    if folder.is_dir() and not (folder / "cohort.json").exists() and any(folder.iterdir()):
+    if folder.is_dir() and not (folder / COHORT_FILE).exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: holds files of another kind; give a new or empty folder")
 
 
 def _begin(folder: Path, data: Path, bids: bool) -> None:
     """Make the output folder what it is, before any mask is in it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another") from None
-    files = {folder / "cohort.json": _json(TABLE_COLUMNS)}
+    files = {folder / COHORT_FILE: _json(TABLE_COLUMNS)}
     if bids:
-        source = json.loads((data / "dataset_description.json").read_text("utf-8"))
-        name = source.get("Name", data.name) if isinstance(source, dict) else data.name
         description = {
-            "Name": f"Lesion masks of {name}",
+            "Name": f"Lesion masks of {_bids_name(data)}",
             "BIDSVersion": "1.10.0",
             "DatasetType": "derivative",
             "GeneratedBy": [{"Name": "rsaseg", "Version": __version__}],
@@ -179,7 +174,23 @@ def _begin(folder: Path, data: Path, bids: bool) -> None:
             folder / "README": _README.encode(),
             folder / ".bidsignore": _BIDSIGNORE.encode(),
         }
+    make_folder(folder)
     write_together(files)
+
+
+def _bids_name(data: Path) -> str:
+    """Return the name that a BIDS data set gives itself."""
+    path = data / "dataset_description.json"
+    try:
+        description = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); check its permissions"
+        ) from None
+    except ValueError:
+        raise InputError(f"{path}: no JSON; mend it") from None
+    named = isinstance(description, dict) and description.get("Name")
+    return str(named or data.name)
 
 
 def _json(value: object) -> bytes:

@@ -135,9 +135,10 @@ def percentile_interval(
 
 def pearson(first: Float, second: Float) -> float:
     """Return Pearson's correlation of two (n,) arrays; NaN for n < 2 or where one is constant."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
     a, b = first - np.mean(first), second - np.mean(second)
-    scale = float(np.sqrt((a**2).sum() * (b**2).sum()))
-    return float((a * b).sum() / scale) if scale > 0 else float("nan")
+    return float((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()))
 
 
 def intraclass_correlation(ratings: Float) -> float:
@@ -158,7 +159,7 @@ def intraclass_correlation(ratings: Float) -> float:
         At most 1; NaN for fewer than two subjects or if all ratings are the same.
     """
     n, k = ratings.shape
-    if n < 2:
+    if n < 2 or np.ptp(ratings) == 0:
         return float("nan")
     centred = ratings - ratings.mean()
     of_subjects, of_raters = centred.mean(axis=1), centred.mean(axis=0)

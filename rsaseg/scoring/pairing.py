@@ -16,7 +16,7 @@ Masks = Source | Mapping[str, Source]
 """A folder of masks, one mask, or masks by the name of their case."""
 
 _NIFTI = re.compile(r"(?P<stem>.+?)\.nii(\.gz)?", re.IGNORECASE)
-_MASK_NAME = re.compile(r"lesions?|mask", re.IGNORECASE)
+_MASK_NAME = re.compile(r"lesions?([-_]mask)?|mask", re.IGNORECASE)
 _MASK_ENDING = re.compile(r"[-_](mask|lesions?)$", re.IGNORECASE)
 _NO_MASK = re.compile(r"[-_](probability|probseg|uncertainty|labels|dseg)$", re.IGNORECASE)
 _LESION_LABEL = re.compile(r"label-(L|lesions?)", re.IGNORECASE)
@@ -86,10 +86,10 @@ def find_masks(folder: Path) -> dict[str, Path]:
     """Find the mask of every case in a folder.
 
     Understood are ``CASE.nii.gz`` (also ``CASE_mask.nii.gz``, ``CASE_lesion.nii.gz``), a folder
-    per case with ``lesion.nii.gz``, ``mask.nii.gz`` or ``CASE.nii.gz`` in it, and BIDS names that
-    start with ``sub-``: of those a lesion ``_mask`` (not a ``desc-brain`` one, nor one of another
-    ``label-``), whose case is its subject, session, acquisition and run. ``.nii`` does as well as
-    ``.nii.gz``; anything else is passed over.
+    per case with ``lesion.nii.gz``, ``lesion_mask.nii.gz``, ``mask.nii.gz`` or ``CASE.nii.gz`` in
+    it, and BIDS names that start with ``sub-``: of those a lesion ``_mask`` (not a ``desc-brain``
+    one, nor one of another ``label-``), whose case is its subject, session, acquisition and run.
+    ``.nii`` does as well as ``.nii.gz``; anything else is passed over.
 
     Raises
     ------

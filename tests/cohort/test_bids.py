@@ -71,6 +71,14 @@ def test_the_output_may_lie_in_the_derivatives_only(bids, settings):
         segment_cohort(bids, bids / "out", settings, bids=True)
 
 
+def test_a_description_that_is_no_json_is_refused(bids, settings, tmp_path):
+    root = Path(shutil.copytree(bids, tmp_path / "study", ignore=shutil.ignore_patterns("deriv*")))
+    (root / "dataset_description.json").write_text("{")
+    with pytest.raises(InputError, match=r"dataset_description\.json: no JSON"):
+        segment_cohort(root, root / "derivatives" / "rsaseg", settings, bids=True)
+    assert not (root / "derivatives").exists()
+
+
 def test_the_bids_validator_finds_no_error(derived):
     assert bids_errors(derived.table.parent) == []
 

@@ -27,9 +27,9 @@ def test_failures_are_told_and_exit_1(here, data, settings, tmp_path, monkeypatc
     assert rsaseg(monkeypatch, *words, "--device", "cpu", "--resume") == 1
     printed = capsys.readouterr()
     assert "3 of 5 exams done, 3 of them before, 2 failed" in printed.out
-    assert [line.split(":")[1] for line in printed.err.splitlines() if "failed" in line] == [
-        " broken",
-        " empty",
+    assert [line.split(":")[:2] for line in printed.err.splitlines() if "failed" in line] == [
+        ["failed", " broken/FLAIR.nii"],
+        ["failed", " empty"],
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def test_a_folder_per_exam(tmp_path):
         (["x/fler.nii.gz"], "no FLAIR.nii.gz or FLAIR.nii"),
         (["x/FLAIR.nii", "x/flair.nii.gz"], "FLAIR.nii is there too"),
         (["x/anat/x_FLAIR.nii.gz"], "use --bids"),
+        (["x_FLAIR.NII.gz", "notes.txt", ".x.nii"], "in no exam's folder"),
     ],
 )
 def test_an_unusable_exam_is_listed_with_its_problem(tmp_path, files, words):
@@ -52,6 +54,13 @@ def test_an_unusable_exam_is_listed_with_its_problem(tmp_path, files, words):
     assert not good.problem
     assert words in bad.problem
     assert str(tmp_path / "x") in bad.problem
+
+
+def test_a_link_that_leads_nowhere_is_an_image(tmp_path):
+    make_bids(tmp_path, "sub-1/anat/sub-1_FLAIR.json")
+    flair = tmp_path / "sub-1/anat/sub-1_FLAIR.nii.gz"
+    flair.symlink_to(tmp_path / ".git/annex/not-fetched")
+    assert [exam.sequences for exam in find_bids_exams(tmp_path)] == [{"FLAIR": flair}]
 
 
 def test_names_that_differ_in_capitals_only_are_both_refused(tmp_path):
@@ -134,12 +143,33 @@ def test_of_several_bids_images_one_without_contrast_of_the_same_acquisition(tmp
         ("sub-2/anat/sub-1_FLAIR.nii.gz", "another subject or session"),
         ("sub-2/ses-1/anat/sub-2_ses-2_FLAIR.nii.gz", "another subject or session"),
         ("sub-2/anat/sub-22_FLAIR.nii.gz", "another subject or session"),
+        ("sub-2/anat/sub-2_flair.nii.gz", "no sub-2_FLAIR"),
+        ("sub-2/ses-1/anat/FLAIR.nii", "no sub-2_ses-1_FLAIR"),
+        ("patient-2/FLAIR.nii", "not laid out as BIDS; use --data"),
     ],
 )
 def test_an_unusable_bids_exam_is_listed_with_its_problem(tmp_path, file, words):
     good, bad = find_bids_exams(make_bids(tmp_path, "sub-1/anat/sub-1_FLAIR.nii.gz", file))
     assert not good.problem
     assert words in bad.problem
+
+
+def test_a_subject_that_cannot_be_read_stops_no_other(tmp_path, monkeypatch):
+    make_bids(tmp_path, "sub-1/anat/sub-1_FLAIR.nii.gz", "sub-2/anat/sub-2_FLAIR.nii.gz")
+    inside = Path.iterdir
+
+    def deny(folder: Path) -> Iterator[Path]:
+        if "sub-1" in folder.parts:
+            raise PermissionError(13, "Permission denied")
+        return inside(folder)
+
+    monkeypatch.setattr(Path, "iterdir", deny)
+    assert [
+        (exam.name, "cannot be read" in exam.problem) for exam in find_bids_exams(tmp_path)
+    ] == [
+        ("sub-1", True),
+        ("sub-2", False),
+    ]
 
 
 def test_what_is_no_bids_data_set_is_refused(tmp_path):

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from types import SimpleNamespace
 from urllib.parse import unquote
 
@@ -21,11 +21,14 @@ import pytest
 from reproducible import reproducible_files
 
 from rsaseg.cohort import one
+from rsaseg.cohort.exams import find_exams
 from rsaseg.cohort.outcome import TABLE_COLUMNS
 from rsaseg.cohort.run import Cohort, segment_cohort
 from rsaseg.errors import DeviceError, InputError, WeightsError
 from rsaseg.networks.weights import load_weights, save_weights
 from rsaseg.predict import Settings, predict
+from rsaseg.scoring.pairing import find_masks
+from rsaseg.segmentation.model import load_model
 
 GOOD = ("a", "b <i>&", "c")
 
@@ -71,6 +74,10 @@ def test_a_cohort_gives_the_masks_that_predict_gives(here, data, settings, tmp_p
     alone = tmp_path / "lesion_mask.nii.gz"
     predict(data / "a" / "flair.nii.gz", alone, settings=settings)
     assert alone.read_bytes() == (here.table.parent / "a" / alone.name).read_bytes()
+
+
+def test_evaluate_finds_the_masks_by_exam(here):
+    assert list(find_masks(here.table.parent)) == list(GOOD)
 
 
 class Links(HTMLParser):
@@ -250,6 +257,13 @@ def test_an_unforeseen_error_is_an_exams_own(error, words, data, settings, tmp_p
     assert len(cohort.failures) == len(cohort.outcomes)
     assert words in cohort.outcomes[0].reason
     assert not [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
+
+
+def test_an_output_folder_that_a_worker_does_not_share_is_told(data, settings, tmp_path):
+    model, (exam, *_) = load_model(settings.weights), find_exams(data)
+    outcome = one.segment_one(exam, one.Job(data, tmp_path / "out", settings), model, Lock())
+    assert "not to be seen here; share it" in outcome.reason
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_stopped_run_leaves_a_table_of_what_was_done(data, settings, tmp_path, monkeypatch):
