@@ -21,6 +21,7 @@ BAD_RGB = (213, 60, 0)
 _PIXEL_MM = 1.0
 _EDGE_SIGMA_MM = 1.5
 _FRAME = 4  # pixels
+_BRIGHTEST = 2.2  # of the tissue's median
 _LETTERS = {
     "T": "111 010 010 010 010",
     "1": "010 110 010 010 111",
@@ -55,7 +56,7 @@ def registration_picture(
     edges = [_edges(_sample(flair, plane)) for plane in planes]
     rows = []
     for name, volume in others.items():
-        window = tuple(float(x) for x in np.percentile(volume.data, (1, 99.5)))
+        window = _window(volume.data[::2, ::2, ::2])
         panels = [
             _overlay(_sample(volume, plane), edge, window)
             for plane, edge in zip(planes, edges, strict=True)
@@ -97,6 +98,15 @@ def _middle_planes(flair: Volume) -> list[Grid]:
         start[axis], stop[axis] = int(at), int(at) + 1
         planes.append(crop_grid(fine, start, stop))
     return planes
+
+
+def _window(data: NDArray[np.float32]) -> tuple[float, float]:
+    """Return what is black and what is white; fat, brighter than the brain, may be over white."""
+    low, high = (float(x) for x in np.percentile(data, (1, 99.5)))
+    tissue = data[data > data.mean()]
+    if tissue.size:
+        high = min(high, low + _BRIGHTEST * (float(np.median(tissue)) - low))
+    return low, high
 
 
 def _sample(volume: Volume, plane: Grid) -> NDArray[np.float32]:

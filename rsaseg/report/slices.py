@@ -132,7 +132,7 @@ def grey_levels(
     inside = data[head] if head.any() else data.ravel()
     low, high = np.percentile(inside, (1.0, 99.7))
     if deep.any():
-        high = min(high, _BRIGHTEST * float(np.median(data[deep])))
+        high = min(high, low + _BRIGHTEST * (float(np.median(data[deep])) - low))
     low = min(low, 0.0) if low < 0.1 * high else low  # keep air black
     scaled = (data - low) / max(float(high - low), 1e-6)
     grey: NDArray[np.uint8] = np.round(255 * np.clip(scaled, 0, 1)).astype(np.uint8)

@@ -46,6 +46,13 @@ def test_edges_of_the_flair_lie_on_the_balls_rim(ball):
     assert outer.size > 0.6 * edge.sum()
 
 
+def test_fat_does_not_leave_the_brain_dark(ball):
+    data = np.where(ball.data > 0, 100.0, 0.0).astype(np.float32)
+    data[4:9, 20:30, 20:30] = data[41:46, 20:30, 20:30] = 2000
+    pixels = decode(registration_picture(ball, {"T1": replace(ball, data=data)}, {"T1": True}))
+    assert tuple(pixels[70, 54]) == (round(255 / 2.2 - 0.5),) * 3
+
+
 def test_edges_stay_when_the_other_image_moves(ball):
     moved = replace(ball, data=np.roll(ball.data, 6, axis=0))
     both = decode(registration_picture(ball, {"T1": ball, "T2": moved}, {"T1": True, "T2": False}))
