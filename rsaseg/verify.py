@@ -90,7 +90,8 @@ def verify(
             again,
             files.get("T1"),
             files.get("T2"),
-            replace(settings, force=True),  # a poor registration then is a poor one now
+            # a poor registration then is a poor one now; the mask needs no mirror image
+            replace(settings, force=True, uncertainty=False),
             progress,
             model=model,
         )

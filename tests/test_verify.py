@@ -131,10 +131,11 @@ import torch
 from rsaseg.predict import Settings, predict
 folder, threads = Path(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(threads)
-settings = Settings(str(folder / "small.safetensors"), "cpu", 0.52, 2.0, "none")
+settings = Settings(str(folder / "small.safetensors"), "cpu", 0.52, 2.0, "simpleitk", force=True)
 mask = folder / "again.nii.gz"
 found = predict(folder / "FLAIR.nii.gz", mask, folder / "T1.nii.gz", settings=settings)
 assert torch.get_num_threads() == threads
+assert found.record["registration"]["T1"]["moved"]
 print(hashlib.sha256(found.probability.tobytes()).hexdigest())
 print(hashlib.sha256(mask.read_bytes()).hexdigest())
 """
@@ -143,14 +144,14 @@ print(hashlib.sha256(mask.read_bytes()).hexdigest())
 def test_the_same_bytes_whatever_the_thread_count_and_run_after_run(copy):
     printed = set()
     for threads in (1, 2):
+        variables = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, str(copy), str(threads)],
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            env={**os.environ, **dict.fromkeys(variables, str(threads))},
             capture_output=True,
             text=True,
             check=True,
         )
         printed.add(done.stdout)
     assert len(printed) == 1
-    mask = hashlib.sha256((copy / "mask.nii.gz").read_bytes()).hexdigest()
-    assert printed.pop().split()[1] == mask
+    assert hashlib.sha256((copy / "again.nii.gz").read_bytes()).hexdigest() in printed.pop()
