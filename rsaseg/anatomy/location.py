@@ -2,12 +2,14 @@
 
 The rule, in this order:
 
+- ``infratentorial``: the lesion's middle lies over 57 mm below the top of the lateral ventricles,
+  10 to 40 mm behind their middle, and within 16 mm of it to either side. That is pons, medulla and
+  the cerebellum's middle; the rest of it cannot be told from the temporal and occipital lobes.
 - ``unknown``: the ventricles were not found, or the lesion's middle lies below the lowest axial
-  slice they were found on. Temporal horns, fourth ventricle and tentorium cannot be told there,
-  so no lesion is ever called infratentorial.
+  slice they were found on, where temporal horns and fourth ventricle cannot be told.
 - ``periventricular``: within 3 mm of the lateral ventricles.
 - ``juxtacortical``: within 6 mm of the brain's outer surface.
-- ``deep white``: over 8 mm from the ventricles and over 15 mm from the surface.
+- ``deep white``: over 8 mm from the ventricles and over 10 mm from the surface.
 - ``unknown`` otherwise.
 
 The outer surface does not follow the sulci: cortex deep in one may lie beside a lesion that is
@@ -34,15 +36,20 @@ from rsaseg.imaging import Grid, Volume
 LOCATIONS = {
     "periventricular": "within 3 mm of the lateral ventricles",
     "juxtacortical": "within 6 mm of the brain's outer surface",
-    "deep white": "over 8 mm from the ventricles and over 15 mm from the surface",
+    "infratentorial": "over 57 mm below the top of the lateral ventricles, 10 to 40 mm behind "
+    "their middle and within 16 mm of it sideways: pons, medulla, middle of the cerebellum",
+    "deep white": "over 8 mm from the ventricles and over 10 mm from the surface",
     "unknown": "none of these is sure, no ventricles were found, or it lies below the part of them "
-    "that can be found (so no lesion is called infratentorial)",
+    "that can be found",
 }
 """What a lesion's location can be, and when it is."""
 
 PERIVENTRICULAR_MM = 3.0
 JUXTACORTICAL_MM = 6.0
-DEEP_MM = (8.0, 15.0)  # from ventricles and surface: more than the errors of both distances
+DEEP_MM = (8.0, 10.0)  # from ventricles and surface: more than the errors of both distances
+BELOW_TOP_MM = 57.0  # the tentorium's notch lies about 45 mm below the ventricles' top
+BEHIND_MIDDLE_MM = (10.0, 40.0)
+BESIDE_MIDDLE_MM = 16.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +85,14 @@ class Anatomy:
     def ventricle_mm(self) -> Float | None:
         """Distance of every voxel to the ventricles, 0 in them."""
         return None if self.ventricles is None else _distance_mm(self.ventricles, self.grid)
+
+    @cached_property
+    def landmark_mm(self) -> Float | None:
+        """The ventricles' middle (to the right, to the front) and top, (3,), along the grid."""
+        if self.ventricles is None:
+            return None
+        inside_mm = np.argwhere(self.ventricles) * self.grid.spacing_mm
+        return np.append(inside_mm[:, :2].mean(axis=0), inside_mm[:, 2].max())
 
 
 @dataclass(frozen=True)
@@ -126,7 +141,11 @@ def locate(anatomy: Anatomy, points_mm: NDArray[np.floating[Any]]) -> Place:
     ventricle_mm = math.nan
     if anatomy.floor is None or anatomy.floor @ np.append(points_mm.mean(axis=0), 1.0) >= 0:
         ventricle_mm = _nearest_mm(anatomy.ventricle_mm, voxels)
-    return Place(ventricle_mm, surface_mm, name_location(ventricle_mm, surface_mm))
+    location = name_location(ventricle_mm, surface_mm)
+    if anatomy.landmark_mm is not None:
+        middle_mm = voxels.mean(axis=0) * anatomy.grid.spacing_mm
+        location = "infratentorial" if _is_low(middle_mm - anatomy.landmark_mm) else location
+    return Place(ventricle_mm, surface_mm, location)
 
 
 def _distance_mm(mask: Mask, grid: Grid) -> Float:
@@ -140,8 +159,16 @@ def _nearest_mm(distance_mm: Float | None, voxels: NDArray[np.floating[Any]]) ->
     return float(map_coordinates(distance_mm, voxels.T, order=1, mode="nearest").min())
 
 
+def _is_low(from_landmark_mm: NDArray[np.floating[Any]]) -> bool:
+    """Return whether a point (right, front, up of `Anatomy.landmark_mm`) is infratentorial."""
+    right_mm, front_mm, up_mm = from_landmark_mm
+    near, far = BEHIND_MIDDLE_MM
+    low = up_mm < -BELOW_TOP_MM and near <= -front_mm <= far
+    return bool(low and abs(right_mm) <= BESIDE_MIDDLE_MM)
+
+
 def name_location(ventricle_mm: float, surface_mm: float) -> str:
-    """Return which of ``LOCATIONS`` two distances mean; NaN is unknown."""
+    """Return which of the other ``LOCATIONS`` two distances mean; NaN is unknown."""
     if math.isnan(ventricle_mm):
         return "unknown"
     if ventricle_mm <= PERIVENTRICULAR_MM:

@@ -68,9 +68,9 @@ def test_the_surface_comes_to_rest_on_the_border_of_the_bright() -> None:
         (3.0, 2.0, "periventricular"),
         (3.1, 6.0, "juxtacortical"),
         (20.0, 6.1, "unknown"),
-        (8.1, 15.1, "deep white"),
+        (8.1, 10.1, "deep white"),
         (8.0, 30.0, "unknown"),
-        (30.0, 15.0, "unknown"),
+        (30.0, 10.0, "unknown"),
         (math.nan, 2.0, "unknown"),
         (30.0, math.nan, "unknown"),
     ],
@@ -101,6 +101,31 @@ def test_distances_measured_by_hand() -> None:
     nothing = locate(Anatomy(grid), apply_affine(grid.affine, np.array([[18, 18, 12]])))
     assert math.isnan(nothing.surface_mm)
     assert nothing.location == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("r_mm", "a_mm", "s_mm", "infratentorial"),
+    [
+        (0, -20, -58, True),
+        (0, -20, -56, False),  # midbrain
+        (15, -12, -70, True),
+        (-15, -38, -70, True),
+        (18, -20, -60, False),  # temporal lobe
+        (0, -4, -60, False),  # sella
+        (0, -46, -60, False),  # occipital lobe of a tilted head
+    ],
+)
+def test_low_behind_and_in_the_middle_is_infratentorial(
+    r_mm: float, a_mm: float, s_mm: float, infratentorial: bool
+) -> None:
+    affine = np.array([[2.0, 0, 0, 9], [0, 2, 0, 8], [0, 0, 2, 7], [0, 0, 0, 1]])
+    grid = Grid((60, 80, 60), affine)
+    ventricles = np.zeros(grid.shape, dtype=bool)
+    ventricles[20:41, 30:51, 45:51] = True  # middle 30, 40, top 50
+    anatomy = Anatomy(grid, np.ones(grid.shape, dtype=bool), ventricles, np.array([0, 0, 0.5, -48]))
+    top_mm = apply_affine(grid.affine, [30, 40, 50])
+    points_mm = top_mm + np.array([[r_mm - 3, a_mm, s_mm], [r_mm + 3, a_mm, s_mm]])
+    assert (locate(anatomy, points_mm).location == "infratentorial") is infratentorial
 
 
 def stripped(phantom: Phantom) -> Volume:
