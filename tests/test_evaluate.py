@@ -74,7 +74,8 @@ def test_averages_of_the_paper_by_hand(folders: tuple[Path, Path]) -> None:
     assert result.estimate("lesion_tpr").n == 2  # c has no lesion to find
     assert result.estimate("pooled_lesion_tpr").value == pytest.approx(2 / 3)
     assert result.estimate("pooled_lesion_tpr_small").value == pytest.approx(2 / 3)
-    assert math.isnan(result.estimate("pooled_lesion_tpr_large").value)
+    for rate in ("tpr", "precision", "f1"):
+        assert math.isnan(result.estimate(f"pooled_lesion_{rate}_large").value)
     assert result.estimate("volume_difference_ml").value == pytest.approx(-0.016 / 3)
     assert result.estimate("volume_icc").n == 3
     assert {estimate.metric for estimate in result.estimates} == COHORT_METRICS.keys()
