@@ -54,7 +54,10 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
         "estimated from the FLAIR; with the skull on some mm too long",
         "Units": "mm",
     },
-    "location": {"Description": "Where it lies, by the two distances", "Levels": LOCATIONS},
+    "location": {
+        "Description": "Where it lies, by its distances to the ventricles and the surface",
+        "Levels": LOCATIONS,
+    },
     "mean_probability": {"Description": "Mean lesion probability of its voxels, 0 to 1"},
     "max_probability": {"Description": "Greatest lesion probability of its voxels, 0 to 1"},
     "confidence": {

@@ -138,7 +138,7 @@ def _row(lesion: Lesion, homes: Mapping[int, int]) -> str:
     cells = []
     for key in _HEADS:
         value = values[key]
-        text = f"{value:.{_DIGITS.get(key, 1)}f}" if isinstance(value, float) else str(value)
+        text = f"{value:z.{_DIGITS.get(key, 1)}f}" if isinstance(value, float) else str(value)
         text = "n/a" if text == "nan" else text
         if key == "first_slice" and lesion.n_slices > 1:
             text = f"{lesion.first_slice} to {lesion.last_slice}"

@@ -35,6 +35,7 @@ def measured(costs: Costs, stage: str, report: Progress) -> Iterator[None]:
 def add_costs(record: Mapping[str, Any], later: Mapping[str, Any], started: float) -> Costs:
     """Return the costs of two records' stages, and the seconds in all since ``started``."""
     both: Costs = {kind: {**record[kind], **later[kind]} for kind in no_costs()}
+    both["seconds"].pop("total", None)
     both["seconds"]["total"] = round(time.perf_counter() - started, 3)
     return both
 
