@@ -4,7 +4,8 @@ Run: python tests/benchmarks/calibration.py TRAINING_FOLDER THRESHOLD SMALLEST_M
 
 TRAINING_FOLDER is what `rsaseg train --folds` wrote, with ``fold-*/CASE.npy`` in it; THRESHOLD and
 SMALLEST_MM3 are those of the weights; DATA are the folders of cases. Prints what the model card
-says and the shares of right and wrong lesions under several confidences.
+says and the shares of right and wrong lesions under several confidences, and draws the reliability
+curve in TRAINING_FOLDER/calibration.svg.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from rsaseg.imaging import read_mask
 from rsaseg.report.lesion_table import REVIEW_BELOW
-from rsaseg.report.reliability import reliability_markdown
+from rsaseg.report.reliability import reliability_markdown, reliability_svg
 from rsaseg.scoring.calibration import calibrate, lesion_confidences
 
 
@@ -31,7 +32,9 @@ def main() -> None:
             truth, grid = read_mask(masks[0])
             exams.append((np.load(kept), truth, grid))
     print(f"{len(exams)} cases\n")
-    print("\n".join(reliability_markdown(calibrate(exams, threshold, smallest_mm3))))
+    calibration = calibrate(exams, threshold, smallest_mm3)
+    print("\n".join(reliability_markdown(calibration)))
+    (folder / "calibration.svg").write_bytes(reliability_svg(calibration))
     found = [lesion_confidences(*exam, threshold, smallest_mm3) for exam in exams]
     confidence = np.concatenate([one for one, _ in found])
     right = np.concatenate([one for _, one in found])
