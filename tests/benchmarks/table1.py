@@ -159,7 +159,8 @@ def paint(flair: Volume, masks: Sequence[NDArray[np.bool_]], k: int) -> NDArray[
     view = view_of(flair.grid)
     head = head_mask(flair.data, flair.grid.spacing_mm)
     crop = crop_to(view.show(head), 4)[1:]
-    grey = view.show(grey_levels(flair.data, head))[k][crop]
+    deep = deep_mask(head, flair.grid.spacing_mm)
+    grey = view.show(grey_levels(flair.data, head, deep))[k][crop]
     finest = min(view.spacing_mm)
     scale = [2 * mm / finest for mm in view.spacing_mm]
     grey = zoom(grey, scale, order=1, grid_mode=True, mode="nearest")
