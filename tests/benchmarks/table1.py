@@ -36,7 +36,7 @@ from rsaseg.imaging import Volume, read_mask, read_volume, write_atomic
 from rsaseg.inference.device import choose_device
 from rsaseg.metrics import Overlap, count_overlap, sample_average, voxel_average
 from rsaseg.networks.unet import MODELS
-from rsaseg.preprocessing import InputSpec, head_mask
+from rsaseg.preprocessing import InputSpec, deep_mask, head_mask
 from rsaseg.report.png import png_bytes
 from rsaseg.report.slices import crop_to, grey_levels, view_of
 from rsaseg.training.cases import CachedCase, CaseFiles, cache_case, find_cases
