@@ -196,7 +196,7 @@ def _resample_axis(
     matrix = csr_array((weights @ _smooth(np.eye(n), 0, step_vox)).astype(np.float32))
     columns = np.moveaxis(image, axis, 0).reshape(n, -1)
     result = (matrix @ columns).reshape(-1, *np.delete(image.shape, axis))
-    result[(position_vox < -0.5 - 1e-6) | (position_vox > n - 0.5 + 1e-6)] = fill
+    result[_beyond(position_vox, n)] = fill
     return np.moveaxis(result, 0, axis)
 
 
@@ -208,5 +208,10 @@ def _outside(
     i, j, k = np.ogrid[tuple(slice(n) for n in fixed_shape)]
     for (a, b, c, d), n in zip(moving_vox_from_fixed_vox[:3], moving_shape, strict=True):
         position = (a * i + (b * j + d)) + c * k
-        outside |= (position < -0.5 - 1e-6) | (position > n - 0.5 + 1e-6)
+        outside |= _beyond(position, n)
     return outside
+
+
+def _beyond(position_vox: Float, n: int) -> NDArray[np.bool_]:
+    """Return which positions along an axis of ``n`` voxels lie in none of them."""
+    return (position_vox < -0.5 - 1e-6) | (position_vox > n - 0.5 + 1e-6)
