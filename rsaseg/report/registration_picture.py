@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude, gaussian_laplace
 
 from rsaseg.imaging import Grid, Volume, crop_grid, ras_grid, resample
+from rsaseg.report.png import png_bytes, white_level
 
 Pixels = NDArray[np.uint8]
 
@@ -21,7 +20,6 @@ BAD_RGB = (213, 60, 0)
 _PIXEL_MM = 1.0
 _EDGE_SIGMA_MM = 1.5
 _FRAME = 4  # pixels
-_BRIGHTEST = 2.2  # of the tissue's median
 _LETTERS = {
     "T": "111 010 010 010 010",
     "1": "010 110 010 010 111",
@@ -68,23 +66,6 @@ def registration_picture(
     return png_bytes(np.concatenate(rows) if rows else np.zeros((1, 1, 3), np.uint8))
 
 
-def png_bytes(pixels: Pixels) -> bytes:
-    """Return (height, width, 3) pixels as an 8-bit RGB PNG file (ISO/IEC 15948)."""
-    height, width, _ = pixels.shape
-    unfiltered = np.concatenate(  # a filter byte, 0, before each row
-        [np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1
-    )
-    chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0),
-        b"IDAT": zlib.compress(unfiltered.tobytes(), 6),
-        b"IEND": b"",
-    }
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks.items()
-    )
-
-
 def _middle_planes(flair: Volume) -> list[Grid]:
     """Return the grids of the axial, coronal and sagittal slice through the head's middle."""
     coarse = ras_grid(flair.grid, (4.0, 4.0, 4.0))
@@ -103,10 +84,7 @@ def _middle_planes(flair: Volume) -> list[Grid]:
 def _window(data: NDArray[np.float32]) -> tuple[float, float]:
     """Return what is black and what is white; fat, brighter than the brain, may be over white."""
     low, high = (float(x) for x in np.percentile(data, (1, 99.5)))
-    tissue = data[data > data.mean()]
-    if tissue.size:
-        high = min(high, low + _BRIGHTEST * (float(np.median(tissue)) - low))
-    return low, high
+    return low, white_level(low, high, data[data > data.mean()])
 
 
 def _sample(volume: Volume, plane: Grid) -> NDArray[np.float32]:

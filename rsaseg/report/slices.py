@@ -13,10 +13,10 @@ from scipy.ndimage import find_objects, zoom
 
 from rsaseg.imaging import Grid
 from rsaseg.report.lesion_table import slice_axis
+from rsaseg.report.png import white_level
 
 _ENDS = ("RL", "AP", "SI")  # positive and negative end of the axes right, anterior, superior
 _MOST_PIXELS = 256
-_BRIGHTEST = 2.2  # of the brain's median; lesions on FLAIR reach 1.6 to 2
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,7 @@ def grey_levels(
     """
     inside = data[head] if head.any() else data.ravel()
     low, high = np.percentile(inside, (1.0, 99.7))
-    if deep.any():
-        high = min(high, low + _BRIGHTEST * (float(np.median(data[deep])) - low))
+    high = white_level(low, high, data[deep])
     low = min(low, 0.0) if low < 0.1 * high else low  # keep air black
     scaled = (data - low) / max(float(high - low), 1e-6)
     grey: NDArray[np.uint8] = np.round(255 * np.clip(scaled, 0, 1)).astype(np.uint8)

@@ -10,7 +10,8 @@ import pytest
 from nibabel.nifti1 import Nifti1Header
 
 from rsaseg.imaging import Grid, Volume
-from rsaseg.report.registration_picture import EDGE_RGB, png_bytes, registration_picture
+from rsaseg.report.png import png_bytes
+from rsaseg.report.registration_picture import EDGE_RGB, registration_picture
 
 Image = pytest.importorskip("PIL.Image", reason="needs Pillow to read the PNG back")
 
