@@ -71,21 +71,29 @@ def check_resume(folder: Path, described: Described) -> int:
     Raises
     ------
     InputError
-        If the checkpoint is of another run. What a checkpoint of an older version does not
-        mention is taken to be as it was then: the default.
+        If the checkpoint is of another run.
     """
     path = folder / "checkpoint.safetensors"
     if not path.exists():
         return 0
-    run = json.loads(read_run(path))
-    stored = _over(describe(Recipe(), []), run["recipe"])
+    stored, step = read_described(path)
     if stored != described:
         other = [name for name in described if stored.get(name) != described[name]]
         raise InputError(
             f"{path}: a checkpoint of another recipe or other cases (not the same "
             f"{', '.join(other) or 'version'}); choose another folder"
         )
-    return int(run["step"])
+    return step
+
+
+def read_described(path: Path) -> tuple[Described, int]:
+    """Return what `describe` said of a checkpoint's run, and the step it has come to.
+
+    What a checkpoint of an older version does not mention is taken to be as it was then: the
+    default.
+    """
+    run = json.loads(read_run(path))
+    return _over(describe(Recipe(), []), run["recipe"]), int(run["step"])
 
 
 def _over(values: Described, others: Described) -> Described:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,14 +11,13 @@ from torch import Tensor
 
 from rsaseg.errors import InputError
 from rsaseg.networks.shipped import find_weights
-from rsaseg.networks.unet import RSANet
 from rsaseg.networks.weights import load_weights
 from rsaseg.preprocessing import InputSpec
 from rsaseg.training import ranks
 from rsaseg.training.cases import CachedCase, CaseFiles, DataSetError, cache_case, scan_cases
 from rsaseg.training.check import check_cases
-from rsaseg.training.checkpoint import read_average, read_run
-from rsaseg.training.loop import check_resume, describe
+from rsaseg.training.checkpoint import read_average
+from rsaseg.training.loop import check_resume, describe, read_described
 from rsaseg.training.recipe import Recipe
 from rsaseg.training.splits import Split, Validation, draw_splits, read_splits
 
@@ -102,22 +100,21 @@ def _read_training(
 ) -> dict[str, Mapping[str, Tensor]]:
     """Return the weights of each network of an earlier training on the same parts of the data."""
     starts: dict[str, Mapping[str, Tensor]] = {}
-    shapes = {name: value.shape for name, value in RSANet(recipe.network).state_dict().items()}
     for split in (*splits, final):
         path = folder / split.name / "checkpoint.safetensors"
         if not path.exists():
             raise InputError(f"{path}: missing; give the folder of a training with these folds")
-        run = json.loads(read_run(path))["recipe"]
+        run, _ = read_described(path)
         if set(run["cases"]) != set(split.train):
             raise InputError(
                 f"{path}: learned from other cases than {split.name} does now, and may know those "
                 f"left out; give a training with the same data and folds"
             )
-        starts[split.name] = read_average(path)
-        if {name: value.shape for name, value in starts[split.name].items()} != shapes:
+        if run["network"] != describe(recipe, ())["network"]:
             raise InputError(
                 f"{path}: another network than the one to train; choose its --model and --recipe"
             )
+        starts[split.name] = read_average(path)
     return starts
 
 
