@@ -208,7 +208,9 @@ def _finish(
     weights = output / "weights.safetensors"
     save_weights(weights, final.state_dict(), info)
     volumes = [
-        np.sum(case.lesions[0], dtype=np.float64) * np.prod(plan.spec.spacing_mm) / 1000
+        np.sum(case.variants[0].lesion, dtype=np.float64)
+        * np.prod(case.variants[0].spacing_mm)
+        / 1000
         for case in cached.values()
     ]
     folds = f"{len(unseen)}-fold cross-validation by patient"

@@ -40,6 +40,11 @@ class Grid:
         return x, y, z
 
     @property
+    def axial_mm(self) -> float:
+        """Distance between neighbouring voxels along the array axis that runs nearest to S."""
+        return self.spacing_mm[int(np.argsort(io_orientation(self.affine)[:, 0])[2])]
+
+    @property
     def voxel_mm3(self) -> float:
         """Volume of one voxel."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))

@@ -66,7 +66,8 @@ def info_from_json(text: str) -> WeightsInfo:
     values = {key: _tupled(value) for key, value in json.loads(text).items()}
     network = {key: _tupled(value) for key, value in values.pop("network").items()}
     inputs = {key: _tupled(value) for key, value in values.pop("input").items()}
-    inputs.setdefault("normalisation", "head")  # all there was, before there was a choice
+    # all there was, before there was a choice
+    inputs = {"normalisation": "head", "thin_mm": 0.0} | inputs
     return WeightsInfo(NetworkConfig(**network), InputSpec(**inputs), **values)
 
 

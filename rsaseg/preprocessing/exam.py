@@ -32,6 +32,9 @@ class InputSpec:
         Channel order.
     spacing_mm : tuple of float
         Voxel size along R, A and S.
+    thin_mm : float
+        Voxel size along S of an exam of thin slices, nearer to this than to ``spacing_mm``; 0: as
+        all others.
     margin_mm : float
         Room left around the head.
     clip : float
@@ -42,9 +45,16 @@ class InputSpec:
 
     sequences: tuple[str, ...] = SEQUENCES
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 3.0)
+    thin_mm: float = 1.5
     margin_mm: float = 6.0
     clip: float = 5.0
     normalisation: str = "brain"
+
+    def spacing_of(self, grid: Grid) -> tuple[float, float, float]:
+        """Return the voxel size along R, A and S for an exam whose FLAIR lies on ``grid``."""
+        r, a, s = self.spacing_mm
+        thin = grid.axial_mm < (self.thin_mm + s) / 2
+        return (r, a, self.thin_mm) if self.thin_mm and thin else self.spacing_mm
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,18 +233,19 @@ def prepare(exam: dict[str, Volume], spec: InputSpec) -> NetworkInput:
     spec : InputSpec
         Of the weights.
     """
-    return network_input(to_working_grid(exam, spec.spacing_mm), spec)
+    return network_input(to_working_grid(exam, spec.spacing_of(exam["FLAIR"].grid)), spec)
 
 
 def network_input(exam: WorkingExam, spec: InputSpec) -> NetworkInput:
     """Crop an exam to the head and normalise it; a sequence that is not there is 0."""
     box = find_objects(exam.head.astype(np.int8))[0]
-    margin = np.ceil(spec.margin_mm / np.array(spec.spacing_mm)).astype(int)
+    spacing_mm = exam.grid.spacing_mm
+    margin = np.ceil(spec.margin_mm / np.array(spacing_mm) - 1e-6).astype(int)
     start = np.maximum(0, np.array([s.start for s in box]) - margin)
     stop = np.minimum(exam.grid.shape, np.array([s.stop for s in box]) + margin)
     crop = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     by_brain = spec.normalisation == "brain"
-    deep = deep_mask(exam.head[crop], spec.spacing_mm) if by_brain else None
+    deep = deep_mask(exam.head[crop], spacing_mm) if by_brain else None
 
     def channel(name: str) -> NDArray[np.float32]:
         if name not in exam.images:
@@ -243,7 +254,7 @@ def network_input(exam: WorkingExam, spec: InputSpec) -> NetworkInput:
         if deep is not None:
             scaled = brain_units(data[crop], deep).clip(-3, spec.clip)  # below air is ripple
         else:
-            head = exam.head if name == "FLAIR" else head_mask(data, spec.spacing_mm)
+            head = exam.head if name == "FLAIR" else head_mask(data, spacing_mm)
             scaled = head_units(data[crop], head[crop]).clip(-spec.clip, spec.clip)
         return to_tensor_axes(scaled)
 

@@ -77,8 +77,9 @@ def segment_exam(
     costs = no_costs()
     with measured(costs, "prepare", report):
         specs = [member.info.input for member in model.members]
-        working = {mm: to_working_grid(exam, mm) for mm in {spec.spacing_mm for spec in specs}}
-        seen = [network_input(working[spec.spacing_mm], spec) for spec in specs]
+        spacings = [spec.spacing_of(exam["FLAIR"].grid) for spec in specs]
+        working = {mm: to_working_grid(exam, mm) for mm in sorted(set(spacings))}
+        seen = [network_input(working[mm], spec) for mm, spec in zip(spacings, specs, strict=True)]
     run = partial(_run, model.members, seen, exam["FLAIR"].grid, device, report)
     with ThreadPoolExecutor(1) as pool:
         anatomy = pool.submit(find_anatomy, exam["FLAIR"])  # beside the network, which leaves room

@@ -7,14 +7,21 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsaseg.errors import GeometryError, InputError
-from rsaseg.imaging import Volume, read_mask, read_volume, resample
-from rsaseg.preprocessing import SEQUENCES, InputSpec, prepare, to_tensor_axes
+from rsaseg.imaging import Volume, read_mask, read_volume, resample, write_atomic
+from rsaseg.preprocessing import (
+    SEQUENCES,
+    InputSpec,
+    network_input,
+    to_tensor_axes,
+    to_working_grid,
+)
 
 _VISIT = re.compile(r"[-_](t|s|ses-?|visit-?)\d+$", re.IGNORECASE)
 
@@ -125,26 +132,48 @@ def split_folds(cases: Sequence[CaseFiles], folds: int) -> list[list[CaseFiles]]
 
 
 @dataclass(frozen=True, eq=False)
+class Variant:
+    """One way in which the network sees a case, memory-mapped.
+
+    Attributes
+    ----------
+    image : ndarray
+        (C, D, H, W) float16.
+    lesion : ndarray
+        (D, H, W) float16, 0..1: fraction of the voxel that is lesion.
+    spacing_mm : tuple of float
+        Voxel size along W, H, D.
+    stripped : bool
+        The brain alone, by a brain mask.
+    """
+
+    image: NDArray[np.float16]
+    lesion: NDArray[np.float16]
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 3.0)
+    stripped: bool = False
+
+    @cached_property
+    def lesion_vox(self) -> NDArray[np.intp]:
+        """(n, 3) D, H, W indices of the voxels over half lesion."""
+        return np.argwhere(np.asarray(self.lesion) > 0.5)
+
+
+@dataclass(frozen=True, eq=False)
 class CachedCase:
-    """What the network sees of a case, memory-mapped.
+    """What the network sees of a case.
 
     Attributes
     ----------
     name, patient : str
         Of the case.
-    images : list of ndarray
-        (C, D, H, W) float16: as scanned, and brain alone where there is a brain mask.
-    lesions : list of ndarray
-        (D, H, W) float16, 0..1: fraction of the voxel that is lesion, one for each image.
-    lesion_vox : list of ndarray
-        (n, 3) D, H, W indices of voxels over half lesion.
+    variants : list of Variant
+        The first is what it sees in use. The others: the brain alone where there is a brain mask,
+        and thin slices made thick.
     """
 
     name: str
     patient: str
-    images: list[NDArray[np.float16]]
-    lesions: list[NDArray[np.float16]]
-    lesion_vox: list[NDArray[np.intp]]
+    variants: list[Variant]
 
 
 def read_exam(files: CaseFiles) -> dict[str, Volume]:
@@ -165,40 +194,48 @@ def cache_case(files: CaseFiles, spec: InputSpec, folder: Path) -> CachedCase:
     The key is the content of the files and ``spec``, so a changed mask is prepared again.
     """
     paths = [*files.sequences.values(), files.lesion, *([files.brain] if files.brain else [])]
-    digest = hashlib.sha256(json.dumps([4, asdict(spec), sorted(files.sequences)]).encode())
+    digest = hashlib.sha256(json.dumps([5, asdict(spec), sorted(files.sequences)]).encode())
     for path in paths:
         digest.update(path.read_bytes())
     place = folder / f"{files.name}-{digest.hexdigest()[:12]}"
     if not (place / "done").exists():
         try:
             place.mkdir(parents=True, exist_ok=True)
-            _write_variants(files, spec, place)
-            (place / "done").touch()
+            written = _write_variants(files, spec, place)
+            write_atomic(place / "done", json.dumps(written).encode())
         except OSError as error:
             raise InputError(
                 f"{place}: cannot be written ({error.strerror or error}); free some space or "
                 f"choose another folder"
             ) from None
-    images = [np.load(p, mmap_mode="r") for p in sorted(place.glob("image-*.npy"))]
-    lesions = [np.load(p, mmap_mode="r") for p in sorted(place.glob("lesion-*.npy"))]
-    lesion_vox = [np.argwhere(np.asarray(lesion) > 0.5) for lesion in lesions]
-    return CachedCase(files.name, files.patient, images, lesions, lesion_vox)
+    variants = []
+    for i, (spacing_mm, stripped) in enumerate(json.loads((place / "done").read_text())):
+        image = np.load(place / f"image-{i}.npy", mmap_mode="r")
+        lesion = np.load(place / f"lesion-{i}.npy", mmap_mode="r")
+        variants.append(Variant(image, lesion, tuple(spacing_mm), stripped))
+    return CachedCase(files.name, files.patient, variants)
 
 
-def _write_variants(files: CaseFiles, spec: InputSpec, place: Path) -> None:
+def _write_variants(
+    files: CaseFiles, spec: InputSpec, place: Path
+) -> list[tuple[tuple[float, float, float], bool]]:
+    """Write image and lesion of each variant, and return their spacings and if stripped."""
     exam = read_exam(files)
     grid = exam["FLAIR"].grid
     lesion, lesion_grid = read_mask(files.lesion)
-    variants = [exam]
-    if files.brain is not None:
-        brain, _ = read_mask(files.brain)
-        variants.append(
-            {name: replace(volume, data=volume.data * brain) for name, volume in exam.items()}
-        )
     if not lesion_grid.matches(grid):
         raise GeometryError(f"{files.lesion}: not on the FLAIR's grid; draw the mask on the FLAIR")
-    for i, variant in enumerate(variants):
-        seen = prepare(variant, spec)
+    exams = {False: exam}
+    if files.brain is not None:
+        brain, _ = read_mask(files.brain)
+        exams[True] = {
+            name: replace(volume, data=volume.data * brain) for name, volume in exam.items()
+        }
+    spacings = dict.fromkeys((spec.spacing_of(grid), spec.spacing_mm))  # thin first, then thick
+    kinds = [(spacing_mm, stripped) for spacing_mm in spacings for stripped in exams]
+    for i, (spacing_mm, stripped) in enumerate(kinds):
+        seen = network_input(to_working_grid(exams[stripped], spacing_mm), spec)
         target = to_tensor_axes(resample(lesion, grid, seen.grid))
         np.save(place / f"image-{i}.npy", seen.image.astype(np.float16))
         np.save(place / f"lesion-{i}.npy", target.astype(np.float16))
+    return kinds

@@ -157,7 +157,9 @@ def fit(
         load_checkpoint(folder / "checkpoint.safetensors", network, average, optimizer)
     run = _Run(recipe, folder, described, network, average, optimizer)
     run.rows = read_log(folder / "log.csv", first)
-    fraction = float(np.mean([np.mean(case.lesions[0], dtype=np.float64) for case in cases]))
+    fraction = float(
+        np.mean([np.mean(case.variants[0].lesion, dtype=np.float64) for case in cases])
+    )
     learner = ranks.spread(network, device)
     with stop_requests() as stop, closing(draw_batches(recipe, cases, first)) as batches:
         for batch in batches:

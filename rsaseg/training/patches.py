@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import affine_grid, avg_pool3d, grid_sample, interpolate, pad
 
-from rsaseg.training.cases import CachedCase
+from rsaseg.training.cases import CachedCase, Variant
 
 Array = NDArray[np.float32]
 
@@ -35,6 +35,8 @@ class Augmentation:
         Probability of the brain alone, for cases with a brain mask.
     drop : float
         Probability that T1 is left out, and that T2 is.
+    thickened : float
+        Probability that an exam of thin slices is seen at the voxel size of thick ones.
     thick : float
         Probability of thicker slices, two to three times the grid's.
     grey : float
@@ -57,6 +59,7 @@ class Augmentation:
     scale: float = 0.15
     stripped: float = 0.5
     drop: float = 0.2
+    thickened: float = 0.3
     thick: float = 0.2
     grey: float = 1.0
     mirror: bool = True
@@ -83,22 +86,22 @@ def draw_crop(
     patient = patients[rng.choice(len(patients), p=chances / chances.sum())]
     visits = [case for case in cases if case.patient == patient]
     case = visits[rng.integers(len(visits))]
-    variant = int(len(case.images) > 1 and rng.random() < augmentation.stripped)
-    image, lesion = case.images[variant], case.lesions[variant]
-    lesion_vox, shape = case.lesion_vox[variant], np.array(lesion.shape)
+    stripped, thickened = rng.random(2) < (augmentation.stripped, augmentation.thickened)
+    variant = _variant(case, stripped, -1 if thickened else 0)
+    lesion_vox, shape = variant.lesion_vox, np.array(variant.lesion.shape)
     if rng.random() < augmentation.near_lesion and len(lesion_vox):
         centre = lesion_vox[rng.integers(len(lesion_vox))] + rng.uniform(-0.25, 0.25, 3) * crop_vox
     else:
         centre = rng.uniform(0, 1, 3) * shape
     half = np.array(crop_vox) / 2
     centre = np.where(shape > 2 * half, np.clip(centre, half, shape - half), shape / 2)
-    stack = _turned_crop(image, lesion, centre, crop_vox, _turn(rng, augmentation))
+    spacing_mm = variant.spacing_mm
+    stack = _turned_crop(variant, centre, crop_vox, spacing_mm, _turn(rng, augmentation))
     others = [other for other in cases if other.patient != patient]
     if others and rng.random() < augmentation.transplant:
-        donor = others[rng.integers(len(others))]
-        there = centre / shape * donor.lesions[0].shape
-        turn = _turn(rng, augmentation)
-        given = _turned_crop(donor.images[0], donor.lesions[0], there, crop_vox, turn)
+        donor = _variant(others[rng.integers(len(others))], False, 0)
+        there = centre / shape * donor.lesion.shape
+        given = _turned_crop(donor, there, crop_vox, spacing_mm, _turn(rng, augmentation))
         stack = transplant(stack, given)
     channels, target = stack[:-1], stack[-1].clamp(0, 1)
     channels = channels * (1 + float(rng.uniform(-1, 0.5)) * augmentation.fade * target)
@@ -107,6 +110,12 @@ def draw_crop(
     channels = vary_grey(channels, rng, augmentation)
     channels[missing] = 0  # the last channel, FLAIR, is always there
     return channels, target, case.name
+
+
+def _variant(case: CachedCase, stripped: bool, place: int) -> Variant:
+    """Return the first (0) or the last (-1), of the thickest slices, with or without the skull."""
+    fitting = [variant for variant in case.variants if variant.stripped == stripped]
+    return (fitting or case.variants)[place]
 
 
 def _turn(rng: Generator, augmentation: Augmentation) -> Array:
@@ -128,15 +137,19 @@ def _turn(rng: Generator, augmentation: Augmentation) -> Array:
 
 
 def _turned_crop(
-    image: NDArray[np.float16],
-    lesion: NDArray[np.float16],
+    variant: Variant,
     centre: NDArray[np.float64],
     crop_vox: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
     turn: Array,
 ) -> Tensor:
-    """Sample a turned crop of image and lesion, (C + 1, D, H, W); outside is the darkest value."""
-    spacing = np.array([1.0, 1.0, 3.0])  # W, H, D in mm of the working grid; only ratios matter
-    theta = turn * spacing[None] / spacing[:, None]  # voxel offsets W, H, D: crop to volume
+    """Sample a turned crop of image and lesion, (C + 1, D, H, W); outside is the darkest value.
+
+    ``spacing_mm`` is the crop's, along W, H and D.
+    """
+    image, lesion = variant.image, variant.lesion
+    # voxel offsets W, H, D: crop to volume
+    theta = turn * np.array(spacing_mm)[None] / np.array(variant.spacing_mm)[:, None]
     reach = np.abs(theta) @ (np.array(crop_vox)[::-1] / 2)
     reach_vox = np.ceil(reach[::-1]).astype(int) + 1  # D, H, W
     middle = np.floor(centre).astype(int)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
@@ -50,6 +51,10 @@ def joined(device: str) -> Iterator[torch.device]:
     if chosen.type == "cuda":
         chosen = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         torch.cuda.set_device(chosen)
+    # DDP imports this. Imported once there is a group, it would hold the group in defaults of its
+    # functions, and the group's threads would outlive Python, which now and then aborts on them.
+    import_module("torch._dynamo")
+
     # others wait while process 0 reads and segments cases, hours perhaps
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(days=2))

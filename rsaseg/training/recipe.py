@@ -77,6 +77,7 @@ PLAIN = Augmentation(
     scale=0,
     stripped=0,
     drop=0,
+    thickened=0,
     thick=0,
     grey=0,
     mirror=False,

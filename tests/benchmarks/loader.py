@@ -73,8 +73,10 @@ def monai_data(cases: Sequence[CachedCase], recipe: Recipe, varied: bool) -> Cac
     """Hold the cases in memory and cut, and vary, a crop each time one is asked for."""
     items = [
         {
-            "image": torch.from_numpy(np.asarray(case.images[0], dtype=np.float32)),
-            "label": torch.from_numpy(np.asarray(case.lesions[0], dtype=np.float32) > 0.5)[None],
+            "image": torch.from_numpy(np.asarray(case.variants[0].image, dtype=np.float32)),
+            "label": torch.from_numpy(np.asarray(case.variants[0].lesion, dtype=np.float32) > 0.5)[
+                None
+            ],
         }
         for case in cases
     ]

@@ -41,7 +41,7 @@ def main() -> None:
         cases = [cache_case(case, InputSpec(), cache) for case in find_cases([options.data])]
         tested = sorted({case.patient for case in cases})[-2:]
         learn = [case for case in cases if case.patient not in tested]
-        r = float(np.mean([case.lesions[0].mean(dtype=np.float64) for case in learn]))
+        r = float(np.mean([case.variants[0].lesion.mean(dtype=np.float64) for case in learn]))
         print(f"r = {r:.2e}, weights {exponential_weights(r)[0]:.3f} and the rest")
         for loss in ("exponential-ce", "exponential-ce-as-printed"):
             recipe = replace(
@@ -54,9 +54,9 @@ def main() -> None:
             )
             network = fit(recipe, learn, Path(folder) / loss, torch.device("cpu"))
             for case in (case for case in cases if case.patient in tested):
-                image = torch.from_numpy(np.asarray(case.images[0], dtype=np.float32))
+                image = torch.from_numpy(np.asarray(case.variants[0].image, dtype=np.float32))
                 p = predict_probability(network, image, recipe.crop_vox, torch.device("cpu"))
-                truth = np.asarray(case.lesions[0]) > 0.5
+                truth = np.asarray(case.variants[0].lesion) > 0.5
                 probability = p.probability.numpy()
                 counts = count_overlap(probability > 0.5, truth)
                 best = max(

@@ -99,7 +99,7 @@ def run_job(
         if job["settings"] != settings:
             raise InputError(f"{found}: of another budget or other cases; choose another folder")
         return [Overlap(**case["voxels"]) for case in job["cases"]]
-    spec, started = InputSpec(), time.process_time()
+    spec, started = InputSpec(thin_mm=0), time.process_time()  # one voxel size for all
     learn = [cache_case(files[name], spec, cache) for name in split.train]
     network = fit(recipe, learn, folder, device)
     threshold = own_threshold(network, learn, recipe, device) if options.own_threshold else 0.5

@@ -104,6 +104,9 @@ def test_weights_from_before_the_brains_units_keep_the_heads(saved: tuple[Path, 
     assert info_from_json(json.dumps(text)).input.normalisation == "brain"
     del text["input"]["normalisation"]
     assert info_from_json(json.dumps(text)).input.normalisation == "head"
+    assert info_from_json(json.dumps(text)).input.thin_mm == 1.5
+    del text["input"]["thin_mm"]
+    assert info_from_json(json.dumps(text)).input.thin_mm == 0
 
 
 def test_batch_normalisation_comes_back(tmp_path: Path) -> None:

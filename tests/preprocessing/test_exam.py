@@ -100,6 +100,34 @@ def test_the_skull_does_not_move_the_brains_grey_values(phantom: Phantom) -> Non
     assert np.allclose(values[0], values[1], atol=0.15)
 
 
+@pytest.mark.parametrize(
+    ("slice_mm", "thin_mm", "expected_mm"), [(1.0, 1.5, 1.5), (2.0, 1.5, 1.5), (2.0, 0.0, 3.0)]
+)
+@pytest.mark.parametrize("orientation", ["RAS", "LPI", "SAR"])
+def test_thin_slices_have_a_voxel_size_of_their_own(
+    orientation: str, slice_mm: float, thin_mm: float, expected_mm: float
+) -> None:
+    # 3 mm along R and A, whichever array axis they are: only the step along S counts
+    shape = {"R": 40, "L": 40, "A": 48, "P": 48, "S": 84, "I": 84}
+    step = {"R": 3.0, "L": 3.0, "A": 3.0, "P": 3.0, "S": slice_mm, "I": slice_mm}
+    exam = make_phantom(
+        seed=3,
+        orientation=orientation,
+        shape_vox=tuple(shape[letter] for letter in orientation),
+        spacing_mm=tuple(step[letter] for letter in orientation),
+        tilt_deg=(0.0, 0.0, 0.0),
+    )
+    spec = InputSpec(thin_mm=thin_mm)
+    assert spec.spacing_of(exam.grid) == (1, 1, expected_mm)
+    seen = prepare({"FLAIR": exam.images["FLAIR"]}, spec)
+    assert seen.grid.spacing_mm == pytest.approx((1, 1, expected_mm))
+
+
+def test_thick_slices_keep_the_voxel_size(phantom: Phantom) -> None:
+    assert phantom.grid.axial_mm > 2.3
+    assert InputSpec().spacing_of(phantom.grid) == (1, 1, 3)
+
+
 def test_head_mask_covers_the_brain_and_leaves_air(phantom: Phantom) -> None:
     flair = phantom.images["FLAIR"]
     mask = head_mask(flair.data, flair.grid.spacing_mm)

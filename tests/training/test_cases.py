@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rsaseg.errors import GeometryError, InputError
 from rsaseg.imaging import read_mask, write_nifti
-from rsaseg.phantom import Phantom, write_phantom
+from rsaseg.phantom import Phantom, make_phantom, write_phantom
 from rsaseg.preprocessing import InputSpec
 from rsaseg.training.cases import CaseFiles, cache_case, find_cases, read_exam, split_folds
 
@@ -100,26 +100,41 @@ def test_sequences_on_other_grids_are_refused(data: Path) -> None:
 def test_cache_holds_exam_and_mask_and_follows_its_files(data: Path, tmp_path: Path) -> None:
     case, cache = find_cases([data])[0], tmp_path / "cache"
     cached = cache_case(case, SPEC, cache)
-    assert len(cached.images) == 1
-    assert cached.images[0].shape[1:] == cached.lesions[0].shape
+    (variant,) = cached.variants
+    assert variant.image.shape[1:] == variant.lesion.shape
+    assert not variant.stripped
     mask, grid = read_mask(case.lesion)
-    volume = float(cached.lesions[0].astype(np.float32).sum()) * 36
+    volume = float(variant.lesion.astype(np.float32).sum()) * 36
     assert volume == pytest.approx(mask.sum() * grid.voxel_mm3, rel=0.05)
     again = cache_case(case, SPEC, cache)
     assert len(list(cache.iterdir())) == 1
-    assert np.array_equal(again.images[0], cached.images[0])
+    assert np.array_equal(again.variants[0].image, variant.image)
     header = nib.load(case.lesion).header
     write_nifti(case.lesion, np.zeros(mask.shape, np.uint8), header)
     empty = cache_case(case, SPEC, cache)
     assert len(list(cache.iterdir())) == 2
-    assert not empty.lesions[0].any()
-    assert len(empty.lesion_vox[0]) == 0
+    assert not empty.variants[0].lesion.any()
+    assert len(empty.variants[0].lesion_vox) == 0
+
+
+def test_thin_slices_are_kept_thin_and_made_thick(tmp_path: Path) -> None:
+    thin = make_phantom(seed=4, shape_vox=(48, 56, 60), spacing_mm=(4.0, 4.0, 2.5))
+    write_phantom(tmp_path / "p1", thin)
+    spec = InputSpec(spacing_mm=(4.0, 4.0, 5.0), thin_mm=2.5)
+    cached = cache_case(find_cases([tmp_path])[0], spec, tmp_path / "cache")
+    assert [variant.spacing_mm[2] for variant in cached.variants] == [2.5, 5.0]
+    for variant in cached.variants:
+        ml = variant.lesion.astype(float).sum() * np.prod(variant.spacing_mm) / 1000
+        assert ml == pytest.approx(thin.lesion.sum() * thin.grid.voxel_mm3 / 1000, rel=0.03)
+    depth = [variant.lesion.shape[0] for variant in cached.variants]
+    assert depth[0] == pytest.approx(2 * depth[1], abs=4)
 
 
 def test_a_brain_mask_adds_the_stripped_exam(data: Path, phantom: Phantom, tmp_path: Path) -> None:
     header = phantom.images["FLAIR"].header
     write_nifti(data / "p1-t1" / "Brain.nii.gz", phantom.brain.astype(np.uint8), header)
     cached = cache_case(find_cases([data])[0], SPEC, tmp_path / "cache")
-    assert len(cached.images) == len(cached.lesions) == 2
-    darkest = cached.images[1][2] == cached.images[1][2].min()
+    assert [variant.stripped for variant in cached.variants] == [False, True]
+    flair = cached.variants[1].image[2]
+    darkest = flair == flair.min()
     assert darkest.mean() > 0.3  # everything outside the brain has one value

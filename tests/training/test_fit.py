@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from rsaseg.errors import InputError, RsasegError
 from rsaseg.networks.unet import NetworkConfig
-from rsaseg.training.cases import CachedCase
+from rsaseg.training.cases import CachedCase, Variant
 from rsaseg.training.checkpoint import read_run
 from rsaseg.training.loader import draw_batch, draw_batches
 from rsaseg.training.loop import fit, settle, update_average
@@ -50,10 +50,8 @@ def make_cases() -> list[CachedCase]:
         lesion = np.zeros((8, 24, 24), np.float16)
         lesion[2:6, 6 * seed : 6 * seed + 6, 8:16] = 1
         image = rng.normal(0, 0.3, (3, *lesion.shape)) + 3 * lesion
-        vox = np.argwhere(lesion > 0.5)
-        cases.append(
-            CachedCase(f"c{seed}", f"c{seed}", [image.astype(np.float16)], [lesion], [vox])
-        )
+        variants = [Variant(image.astype(np.float16), lesion)]
+        cases.append(CachedCase(f"c{seed}", f"c{seed}", variants))
     return cases
 
 
@@ -225,7 +223,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_names_the_cases(tmp_path: Path) -> None:
     cases = make_cases()
     for case in cases:
-        case.images[0][:] = np.nan
+        case.variants[0].image[:] = np.nan
     with pytest.raises(InputError, match=r"c[12]"):
         fit(SMALL, cases, tmp_path, CPU)
 

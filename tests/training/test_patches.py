@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsaseg.training.cases import CachedCase
+from rsaseg.training.cases import CachedCase, Variant
 from rsaseg.training.patches import (
     Augmentation,
     _turned_crop,
@@ -18,8 +18,20 @@ from rsaseg.training.patches import (
 )
 
 STILL = Augmentation(
-    rotation_deg=0, tilt_deg=0, scale=0, stripped=0, drop=0, thick=0, grey=0, transplant=0, fade=0
+    rotation_deg=0,
+    tilt_deg=0,
+    scale=0,
+    stripped=0,
+    drop=0,
+    thickened=0,
+    thick=0,
+    grey=0,
+    transplant=0,
+    fade=0,
 )
+
+
+SPACING_MM = (1.0, 1.0, 3.0)
 
 
 def make_case(name: str = "a", shape: tuple[int, int, int] = (12, 20, 24)) -> CachedCase:
@@ -28,43 +40,56 @@ def make_case(name: str = "a", shape: tuple[int, int, int] = (12, 20, 24)) -> Ca
     lesion = np.zeros(shape, np.float16)
     lesion[4:7, 8:13, 6:10] = 1
     image = np.stack([*rng.uniform(-2, 2, (2, *shape)), 10 * lesion])
-    return CachedCase(name, name, [image.astype(np.float16)], [lesion], [np.argwhere(lesion > 0.5)])
+    return CachedCase(name, name, [Variant(image.astype(np.float16), lesion)])
 
 
 def test_an_unturned_crop_is_the_volume_itself() -> None:
-    case = make_case()
+    case = make_case().variants[0]
     crop = _turned_crop(
-        case.images[0],
-        case.lesions[0],
-        np.array([5.5, 9.5, 11.5]),
-        (4, 8, 8),
-        np.eye(3, dtype=np.float32),
+        case, np.array([5.5, 9.5, 11.5]), (4, 8, 8), SPACING_MM, np.eye(3, dtype=np.float32)
     )
-    expected = case.images[0][:, 4:8, 6:14, 8:16].astype(np.float32)
+    expected = case.image[:, 4:8, 6:14, 8:16].astype(np.float32)
     assert np.allclose(crop[:-1].numpy(), expected, atol=1e-4)
-    assert np.allclose(crop[-1].numpy(), case.lesions[0][4:8, 6:14, 8:16], atol=1e-4)
+    assert np.allclose(crop[-1].numpy(), case.lesion[4:8, 6:14, 8:16], atol=1e-4)
 
 
 def test_a_mirrored_crop_is_left_for_right() -> None:
-    case = make_case()
+    case = make_case().variants[0]
     mirror = np.diag([-1, 1, 1]).astype(np.float32)
-    crop = _turned_crop(
-        case.images[0], case.lesions[0], np.array([5.5, 9.5, 11.5]), (4, 8, 8), mirror
-    )
-    expected = case.images[0][:, 4:8, 6:14, 8:16][..., ::-1].astype(np.float32)
+    crop = _turned_crop(case, np.array([5.5, 9.5, 11.5]), (4, 8, 8), SPACING_MM, mirror)
+    expected = case.image[:, 4:8, 6:14, 8:16][..., ::-1].astype(np.float32)
     assert np.allclose(crop[:-1].numpy(), expected, atol=1e-4)
 
 
 def test_a_quarter_turn_about_the_long_axis() -> None:
-    case = make_case()
+    case = make_case().variants[0]
     quarter = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], dtype=np.float32)
-    crop = _turned_crop(
-        case.images[0], case.lesions[0], np.array([5.5, 9.5, 11.5]), (4, 8, 8), quarter
-    )
-    straight = case.images[0][:, 4:8, 6:14, 8:16].astype(np.float32)
+    crop = _turned_crop(case, np.array([5.5, 9.5, 11.5]), (4, 8, 8), SPACING_MM, quarter)
+    straight = case.image[:, 4:8, 6:14, 8:16].astype(np.float32)
     # crop offset (w, h) lies at volume offset (-h, w)
     expected = np.flip(straight.transpose(0, 1, 3, 2), axis=2)
     assert np.allclose(crop[:-1].numpy(), expected, atol=1e-4)
+
+
+def test_a_crop_has_the_voxel_size_asked_for() -> None:
+    case = make_case().variants[0]
+    still = np.eye(3, dtype=np.float32)
+    centre = np.array([5.5, 9.5, 11.5])
+    thick = _turned_crop(case, centre, (4, 8, 8), (1.0, 1.0, 6.0), still)
+    # every second slice of the volume; the crop's middle lies between two of its slices
+    halfway = (case.image[:, 2:9:2, 6:14, 8:16] + case.image[:, 3:10:2, 6:14, 8:16]) / 2
+    assert np.allclose(thick[:-1].numpy(), halfway.astype(np.float32), atol=1e-2)
+
+
+def test_thin_slices_are_seen_thick_as_often_as_asked() -> None:
+    thin, thick = (make_case(shape=(n, 20, 24)).variants[0] for n in (24, 12))
+    thin.image[2], thick.image[2] = 1, 2
+    case = CachedCase("a", "a", [replace(thin, spacing_mm=(1.0, 1.0, 1.5)), thick])
+    for chance in (0.0, 0.3, 1.0):
+        augmentation = replace(STILL, thickened=chance)
+        crops = [draw_crop([case], (2, 4, 4), augmentation, 0, i)[0][2] for i in range(300)]
+        share = np.mean([float(crop.median()) > 1.5 for crop in crops])
+        assert share == pytest.approx(chance, abs=0.08)  # three standard deviations
 
 
 def test_crops_are_repeatable_and_differ() -> None:
@@ -106,7 +131,7 @@ def test_a_volume_smaller_than_the_crop_is_filled_with_its_darkest_value() -> No
     case = make_case(shape=(8, 16, 12))
     image, lesion, _ = draw_crop([case], (8, 32, 32), STILL, 0, 0)
     assert image.shape == (3, 8, 32, 32)
-    darkest = case.images[0].astype(np.float32).min(axis=(1, 2, 3))
+    darkest = case.variants[0].image.astype(np.float32).min(axis=(1, 2, 3))
     assert np.allclose(image[:, :, 0, 0].amin(dim=1).numpy(), darkest, atol=1e-3)
     assert lesion[:, 0].sum() == 0
 
@@ -170,14 +195,14 @@ def test_sequences_missing_on_either_side() -> None:
 
 def test_crops_get_lesions_of_other_patients_only() -> None:
     bare = make_case("a")
-    bare.lesions[0][:] = 0
-    bare.images[0][2] = 0.01
+    bare.variants[0].lesion[:] = 0
+    bare.variants[0].image[2] = 0.01
     donor = make_case("bb")
     always = replace(STILL, transplant=1.0, mirror=False, near_lesion=0)
     crops = [draw_crop([bare, donor], (12, 20, 24), always, 0, i) for i in range(12)]
     lesions = [lesion for _, lesion, name in crops if name == "a"]
     assert lesions
-    given = torch.from_numpy(donor.lesions[0] > 0.5)  # drawn crops lie half a voxel off
+    given = torch.from_numpy(donor.variants[0].lesion > 0.5)  # drawn crops lie half a voxel off
     assert all(2 * ((one > 0.2) & given).sum() / ((one > 0.2) | given).sum() > 1 for one in lesions)
     alone = [draw_crop([bare], (12, 20, 24), always, 0, i)[1] for i in range(4)]
     assert not any(one.any() for one in alone)

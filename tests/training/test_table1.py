@@ -13,6 +13,7 @@ import torch
 from crude_exams import make_exam, write_case
 
 from rsaseg.errors import InputError
+from rsaseg.training.cases import Variant
 
 MODELS = "rsa-111,ncl-010,unet"
 
@@ -94,7 +95,7 @@ def test_the_threshold_is_the_best_on_what_was_learned(table1: ModuleType) -> No
     lesion = np.zeros((8, 16, 16), np.float16)
     lesion[:, 4:8] = 1
     image = np.stack([np.where(lesion, -0.4, -2.0).astype(np.float16)] * 3)  # p 0.40 and 0.12
-    case = table1.CachedCase("a", "a", [image], [lesion], [np.argwhere(lesion)])
+    case = table1.CachedCase("a", "a", [Variant(image, lesion)])
     recipe = table1.make_recipe(crop_vox=(8, 16, 16))
 
     class Answer(torch.nn.Module):
