@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, linear, pad
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.functional import conv3d, interpolate, linear, pad
 
 from rsaseg.errors import InputError
 from rsaseg.networks.attention import NonLocalBlock, RSABlock
@@ -128,7 +128,11 @@ class PointConv(nn.Conv3d):
 
 
 class ConvNormReLU(nn.Sequential):
-    """A convolution without bias, normalisation, ReLU."""
+    """A convolution without bias, normalisation, ReLU.
+
+    Batch normalisation that uses its running figures, in use or late in training, is a factor and
+    a shift of each channel: they go into the convolution, which is the same function for less.
+    """
 
     def __init__(self, c_in: int, c_out: int, kernel: tuple[int, int, int], groups: int) -> None:
         padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
@@ -138,18 +142,16 @@ class ConvNormReLU(nn.Sequential):
             nn.ReLU(inplace=True),
         )
 
-
-def fold_norms(network: nn.Module) -> None:
-    """Fold batch normalisation into the convolutions before it: the same function, less to do.
-
-    For use, not for training; where there is none, nothing changes.
-    """
-    for module in network.modules():
-        if isinstance(module, ConvNormReLU):
-            conv, norm = module[0], module[1]
-            if isinstance(conv, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d):
-                module[0] = fuse_conv_bn_eval(conv.eval(), norm.eval())
-                module[1] = nn.Identity()
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, c_out, D, H, W) of (N, c_in, D, H, W)."""
+        conv, norm, relu = self
+        if norm.training or not isinstance(norm, nn.BatchNorm3d) or not isinstance(conv, nn.Conv3d):
+            return cast(Tensor, relu(norm(conv(x))))
+        mean, variance = cast("tuple[Tensor, Tensor]", (norm.running_mean, norm.running_var))
+        factor = norm.weight * torch.rsqrt(variance + norm.eps)
+        weight = conv.weight * factor[:, None, None, None, None]
+        shift = norm.bias - mean * factor
+        return cast(Tensor, relu(conv3d(x, weight, shift, padding=conv.padding)))
 
 
 class RSANet(nn.Module):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rsaseg.errors import WeightsError
 from rsaseg.networks.shipped import find_weights
-from rsaseg.networks.unet import RSANet, fold_norms
+from rsaseg.networks.unet import RSANet
 from rsaseg.networks.weights import WeightsInfo, load_weights
 
 
@@ -39,7 +39,6 @@ def load_model(name: str) -> Model:
     """
     path = find_weights(name)
     network, info, sha256 = load_weights(path)
-    fold_norms(network)
     partner = load_model(info.partner) if info.partner else None
     if partner and partner.sha256 != info.partner_sha256:
         raise WeightsError(

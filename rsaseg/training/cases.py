@@ -153,6 +153,11 @@ class Variant:
     stripped: bool = False
 
     @cached_property
+    def present(self) -> NDArray[np.bool_]:
+        """(C,) whether there is such a sequence; one that is missing is 0 throughout."""
+        return np.array([bool(channel.any()) for channel in self.image])
+
+    @cached_property
     def lesion_vox(self) -> NDArray[np.intp]:
         """(n, 3) D, H, W indices of the voxels over half lesion."""
         return np.argwhere(np.asarray(self.lesion) > 0.5)

@@ -88,6 +88,9 @@ def draw_crop(
     case = visits[rng.integers(len(visits))]
     stripped, thickened = rng.random(2) < (augmentation.stripped, augmentation.thickened)
     variant = _variant(case, stripped, -1 if thickened else 0)
+    left_out = rng.random(len(variant.image)) < augmentation.drop
+    left_out[-1] = False  # FLAIR is always there
+    seen = np.flatnonzero(variant.present & ~left_out)
     lesion_vox, shape = variant.lesion_vox, np.array(variant.lesion.shape)
     if rng.random() < augmentation.near_lesion and len(lesion_vox):
         centre = lesion_vox[rng.integers(len(lesion_vox))] + rng.uniform(-0.25, 0.25, 3) * crop_vox
@@ -96,20 +99,18 @@ def draw_crop(
     half = np.array(crop_vox) / 2
     centre = np.where(shape > 2 * half, np.clip(centre, half, shape - half), shape / 2)
     spacing_mm = variant.spacing_mm
-    stack = _turned_crop(variant, centre, crop_vox, spacing_mm, _turn(rng, augmentation))
+    stack = _turned_crop(variant, seen, centre, crop_vox, spacing_mm, _turn(rng, augmentation))
     others = [other for other in cases if other.patient != patient]
     if others and rng.random() < augmentation.transplant:
         donor = _variant(others[rng.integers(len(others))], False, 0)
-        there = centre / shape * donor.lesion.shape
-        given = _turned_crop(donor, there, crop_vox, spacing_mm, _turn(rng, augmentation))
-        stack = transplant(stack, given)
+        there, turn = centre / shape * donor.lesion.shape, _turn(rng, augmentation)
+        if donor.present[seen].all():
+            stack = transplant(stack, _turned_crop(donor, seen, there, crop_vox, spacing_mm, turn))
     channels, target = stack[:-1], stack[-1].clamp(0, 1)
     channels = channels * (1 + float(rng.uniform(-1, 0.5)) * augmentation.fade * target)
-    missing = _missing(channels)
-    missing[:-1] |= torch.from_numpy(rng.random(len(channels) - 1) < augmentation.drop)
-    channels = vary_grey(channels, rng, augmentation)
-    channels[missing] = 0  # the last channel, FLAIR, is always there
-    return channels, target, case.name
+    image = torch.zeros(len(variant.image), *crop_vox)
+    image[seen] = vary_grey(channels, rng, augmentation)
+    return image, target, case.name
 
 
 def _variant(case: CachedCase, stripped: bool, place: int) -> Variant:
@@ -138,14 +139,15 @@ def _turn(rng: Generator, augmentation: Augmentation) -> Array:
 
 def _turned_crop(
     variant: Variant,
+    seen: NDArray[np.intp],
     centre: NDArray[np.float64],
     crop_vox: tuple[int, int, int],
     spacing_mm: tuple[float, float, float],
     turn: Array,
 ) -> Tensor:
-    """Sample a turned crop of image and lesion, (C + 1, D, H, W); outside is the darkest value.
+    """Sample a turned crop of channels and lesion, (C + 1, D, H, W); outside is the darkest value.
 
-    ``spacing_mm`` is the crop's, along W, H and D.
+    ``seen`` are the image's channels to sample, ``spacing_mm`` is the crop's along W, H and D.
     """
     image, lesion = variant.image, variant.lesion
     # voxel offsets W, H, D: crop to volume
@@ -155,9 +157,10 @@ def _turned_crop(
     middle = np.floor(centre).astype(int)
     low, high = np.maximum(middle - reach_vox, 0), np.minimum(middle + reach_vox + 1, lesion.shape)
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    inside = torch.empty(len(image) + 1, *(high - low).tolist())
-    inside[:-1] = torch.from_numpy(np.array(image[(slice(None), *box)]))  # NumPy takes four times
-    inside[-1] = torch.from_numpy(np.array(lesion[box]))  # as long from half precision to single
+    inside = torch.empty(len(seen) + 1, *(high - low).tolist())
+    for place, channel in enumerate(seen):  # NumPy takes four times as long to single precision
+        inside[place] = torch.from_numpy(np.array(image[(channel, *box)]))
+    inside[-1] = torch.from_numpy(np.array(lesion[box]))
     fill = inside.amin(dim=(1, 2, 3), keepdim=True)  # lesion: 0
     size_in = np.array(inside.shape[:0:-1], dtype=np.float32)
     size_out = np.array(crop_vox[::-1], dtype=np.float32)
@@ -172,11 +175,6 @@ def _turned_crop(
     return sampled.add_(fill)
 
 
-def _missing(channels: Tensor) -> Tensor:
-    """Return which channels of (C, D, H, W) are 0 throughout, (C,) bool."""
-    return (channels.amax(dim=(1, 2, 3)) == 0) & (channels.amin(dim=(1, 2, 3)) == 0)
-
-
 def transplant(stack: Tensor, given: Tensor) -> Tensor:
     """Put the lesions of one crop, with a rim of what surrounds them, into the brain of another.
 
@@ -186,17 +184,13 @@ def transplant(stack: Tensor, given: Tensor) -> Tensor:
     Parameters
     ----------
     stack, given : Tensor
-        (C + 1, D, H, W): sequences in the units of `rsaseg.preprocessing.brain_units`, lesion last.
-        Nothing is put where ``given`` lacks a sequence of ``stack``.
+        (C + 1, D, H, W): sequences in the units of `rsaseg.preprocessing.brain_units`, FLAIR the
+        last of them, then the lesion.
     """
-    missing = _missing(stack[:-1])
-    if (_missing(given[:-1]) & ~missing).any():
-        return stack
     brain = (stack[-2].abs() < 1.2).float()
     rim = _widen(given[-1:])
     share = avg_pool3d(rim, (1, 3, 3), stride=1, padding=(0, 1, 1))[0].clamp(0, 1) * brain
     mixed = torch.lerp(stack, given, share)
-    mixed[:-1][missing] = 0
     mixed[-1] = torch.maximum(stack[-1], given[-1] * brain)
     return mixed
 

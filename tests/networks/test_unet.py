@@ -10,11 +10,11 @@ from rsaseg.networks.attention import RSABlock
 from rsaseg.networks.unet import (
     DEFAULT,
     PAPER,
+    ConvNormReLU,
     NetworkConfig,
     PointConv,
     RSANet,
     depth_to_space,
-    fold_norms,
     space_to_depth,
 )
 
@@ -135,7 +135,9 @@ def test_space_to_depth_by_hand_and_back():
     assert torch.equal(depth_to_space(space_to_depth(x, (2, 3, 1)), (2, 3, 1)), x)
 
 
-def test_folded_normalisation_is_the_same_function_in_fewer_layers():
+def test_settled_normalisation_is_pytorchs_layer_by_layer_gradients_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     torch.manual_seed(0)
     network = open_attention(RSANet(NetworkConfig(channels=(8, 8, 16), groups=0)))
     for norm in network.modules():
@@ -143,13 +145,18 @@ def test_folded_normalisation_is_the_same_function_in_fewer_layers():
             for value in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
                 nn.init.uniform_(value, 0.1, 0.5)
     x = torch.randn(1, 3, 8, 16, 16)
-    with torch.no_grad():
-        before = network.eval()(x)
-        fold_norms(network)
-        after = network(x)
-    assert not any(isinstance(m, torch.nn.BatchNorm3d) for m in network.modules())
-    assert torch.allclose(before, after, atol=1e-5)
-    assert before.std() > 0.01
+    results = []
+    for forward in (ConvNormReLU.forward, nn.Sequential.forward):
+        monkeypatch.setattr(ConvNormReLU, "forward", forward)
+        network.zero_grad()
+        output = network.eval()(x)
+        output.square().sum().backward()
+        results.append((output, [p.grad for p in network.parameters()]))
+    (ours, our_gradients), (theirs, their_gradients) = results
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert theirs.std() > 0.01
+    for one, other in zip(our_gradients, their_gradients, strict=True):
+        assert (one - other).norm() <= 1e-4 * other.norm() + 1e-6
 
 
 def test_a_point_convolution_is_pytorchs_and_keeps_channels_last() -> None:

@@ -32,6 +32,7 @@ STILL = Augmentation(
 
 
 SPACING_MM = (1.0, 1.0, 3.0)
+ALL = np.arange(3)
 
 
 def make_case(name: str = "a", shape: tuple[int, int, int] = (12, 20, 24)) -> CachedCase:
@@ -46,7 +47,7 @@ def make_case(name: str = "a", shape: tuple[int, int, int] = (12, 20, 24)) -> Ca
 def test_an_unturned_crop_is_the_volume_itself() -> None:
     case = make_case().variants[0]
     crop = _turned_crop(
-        case, np.array([5.5, 9.5, 11.5]), (4, 8, 8), SPACING_MM, np.eye(3, dtype=np.float32)
+        case, ALL, np.array([5.5, 9.5, 11.5]), (4, 8, 8), SPACING_MM, np.eye(3, dtype=np.float32)
     )
     expected = case.image[:, 4:8, 6:14, 8:16].astype(np.float32)
     assert np.allclose(crop[:-1].numpy(), expected, atol=1e-4)
@@ -56,7 +57,7 @@ def test_an_unturned_crop_is_the_volume_itself() -> None:
 def test_a_mirrored_crop_is_left_for_right() -> None:
     case = make_case().variants[0]
     mirror = np.diag([-1, 1, 1]).astype(np.float32)
-    crop = _turned_crop(case, np.array([5.5, 9.5, 11.5]), (4, 8, 8), SPACING_MM, mirror)
+    crop = _turned_crop(case, ALL, np.array([5.5, 9.5, 11.5]), (4, 8, 8), SPACING_MM, mirror)
     expected = case.image[:, 4:8, 6:14, 8:16][..., ::-1].astype(np.float32)
     assert np.allclose(crop[:-1].numpy(), expected, atol=1e-4)
 
@@ -64,7 +65,7 @@ def test_a_mirrored_crop_is_left_for_right() -> None:
 def test_a_quarter_turn_about_the_long_axis() -> None:
     case = make_case().variants[0]
     quarter = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], dtype=np.float32)
-    crop = _turned_crop(case, np.array([5.5, 9.5, 11.5]), (4, 8, 8), SPACING_MM, quarter)
+    crop = _turned_crop(case, ALL, np.array([5.5, 9.5, 11.5]), (4, 8, 8), SPACING_MM, quarter)
     straight = case.image[:, 4:8, 6:14, 8:16].astype(np.float32)
     # crop offset (w, h) lies at volume offset (-h, w)
     expected = np.flip(straight.transpose(0, 1, 3, 2), axis=2)
@@ -75,7 +76,7 @@ def test_a_crop_has_the_voxel_size_asked_for() -> None:
     case = make_case().variants[0]
     still = np.eye(3, dtype=np.float32)
     centre = np.array([5.5, 9.5, 11.5])
-    thick = _turned_crop(case, centre, (4, 8, 8), (1.0, 1.0, 6.0), still)
+    thick = _turned_crop(case, ALL, centre, (4, 8, 8), (1.0, 1.0, 6.0), still)
     # every second slice of the volume; the crop's middle lies between two of its slices
     halfway = (case.image[:, 2:9:2, 6:14, 8:16] + case.image[:, 3:10:2, 6:14, 8:16]) / 2
     assert np.allclose(thick[:-1].numpy(), halfway.astype(np.float32), atol=1e-2)
@@ -183,14 +184,26 @@ def test_nothing_is_transplanted_into_what_is_not_brain() -> None:
 
 
 def test_sequences_missing_on_either_side() -> None:
-    stack, given = brain_and_lesion()
-    stack[0] = 0
-    mixed = transplant(stack, given)
-    assert not mixed[0].any()
-    assert mixed[3].any()
-    stack, given = brain_and_lesion()
-    given[0] = 0
-    assert torch.equal(transplant(stack, given), stack)
+    bare, donor = make_case("a"), make_case("bb")
+    bare.variants[0].lesion[:] = 0
+    bare.variants[0].image[2] = 0.01
+    always = replace(STILL, transplant=1.0, mirror=False, near_lesion=0)
+
+    def crops_of_bare(first: CachedCase, second: CachedCase) -> list[tuple[torch.Tensor, ...]]:
+        crops = [draw_crop([first, second], (12, 20, 24), always, 0, i) for i in range(12)]
+        return [(image, lesion) for image, lesion, name in crops if name == "a"]
+
+    def without_t1(case: CachedCase) -> CachedCase:
+        (variant,) = case.variants
+        image = variant.image.copy()
+        image[0] = 0
+        return replace(case, variants=[replace(variant, image=image)])
+
+    for image, lesion in crops_of_bare(without_t1(bare), donor):
+        assert not image[0].any()
+        assert lesion.any()
+    for _, lesion in crops_of_bare(bare, without_t1(donor)):
+        assert not lesion.any()
 
 
 def test_crops_get_lesions_of_other_patients_only() -> None:
