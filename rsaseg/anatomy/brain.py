@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
@@ -67,9 +66,8 @@ def to_grid(mask: Mask, grid: Grid, fixed: Grid) -> Mask:
 
 def see_coarsely(flair: Volume) -> CoarseFlair | None:
     """Resample a FLAIR and find the brain in it; None where what is found cannot be a brain."""
-    orientation = io_orientation(flair.grid.affine)
-    slice_mm = flair.grid.spacing_mm[int(np.argsort(orientation[:, 0])[2])]
-    grid = ras_grid(flair.grid, (_PLANE_MM, _PLANE_MM, max(_SLICE_MM, slice_mm)))
+    slice_mm = max(_SLICE_MM, flair.grid.axial_mm)
+    grid = ras_grid(flair.grid, (_PLANE_MM, _PLANE_MM, slice_mm))
     data = resample(flair.data, flair.grid, grid)
     head = head_mask(data, grid.spacing_mm)
     if np.count_nonzero(head) * grid.voxel_mm3 / 1000 < _PLAUSIBLE_ML[0]:
@@ -84,7 +82,10 @@ def see_coarsely(flair: Volume) -> CoarseFlair | None:
 
 
 def _enclose(
-    units: NDArray[np.float32], head: Mask, depth: Float, spacing_mm: tuple[float, float, float]
+    units: NDArray[np.float32],
+    head: Mask,
+    depth: NDArray[np.float32],
+    spacing_mm: tuple[float, float, float],
 ) -> Mask:
     """Return the brain: a surface blown up from the deep part to the skull."""
     inner = depth > _INNER * depth.max()

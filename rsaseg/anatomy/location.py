@@ -26,12 +26,15 @@ from typing import Any
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, distance_transform_edt, map_coordinates
+from scipy.ndimage import binary_erosion, map_coordinates
 
 from rsaseg.anatomy.brain import Mask, see_coarsely
 from rsaseg.anatomy.surface import Float
 from rsaseg.anatomy.ventricles import find_ventricles
 from rsaseg.imaging import Grid, Volume
+from rsaseg.imaging.distance import distance_mm
+
+Distance = NDArray[np.float32]
 
 LOCATIONS = {
     "periventricular": "within 3 mm of the lateral ventricles",
@@ -75,16 +78,18 @@ class Anatomy:
     floor: NDArray[np.float64] | None = None
 
     @cached_property
-    def surface_mm(self) -> Float | None:
+    def surface_mm(self) -> Distance | None:
         """Distance of every voxel to the brain's outermost voxels."""
         if self.brain is None:
             return None
-        return _distance_mm(self.brain & ~binary_erosion(self.brain), self.grid)
+        return distance_mm(self.brain & ~binary_erosion(self.brain), self.grid.spacing_mm)
 
     @cached_property
-    def ventricle_mm(self) -> Float | None:
+    def ventricle_mm(self) -> Distance | None:
         """Distance of every voxel to the ventricles, 0 in them."""
-        return None if self.ventricles is None else _distance_mm(self.ventricles, self.grid)
+        if self.ventricles is None:
+            return None
+        return distance_mm(self.ventricles, self.grid.spacing_mm)
 
     @cached_property
     def landmark_mm(self) -> Float | None:
@@ -148,15 +153,10 @@ def locate(anatomy: Anatomy, points_mm: NDArray[np.floating[Any]]) -> Place:
     return Place(ventricle_mm, surface_mm, location)
 
 
-def _distance_mm(mask: Mask, grid: Grid) -> Float:
-    distance: Float = distance_transform_edt(~mask, grid.spacing_mm)
-    return distance
-
-
-def _nearest_mm(distance_mm: Float | None, voxels: NDArray[np.floating[Any]]) -> float:
-    if distance_mm is None:
+def _nearest_mm(away_mm: Distance | None, voxels: NDArray[np.floating[Any]]) -> float:
+    if away_mm is None:
         return math.nan
-    return float(map_coordinates(distance_mm, voxels.T, order=1, mode="nearest").min())
+    return float(map_coordinates(away_mm, voxels.T, order=1, mode="nearest").min())
 
 
 def _is_low(from_landmark_mm: NDArray[np.floating[Any]]) -> bool:

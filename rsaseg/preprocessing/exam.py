@@ -8,15 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import (
-    binary_fill_holes,
-    distance_transform_edt,
-    find_objects,
-    gaussian_filter,
-    label,
-)
+from scipy.ndimage import binary_fill_holes, find_objects, gaussian_filter, label
 
 from rsaseg.imaging import Grid, Volume, crop_grid, ras_grid, resample
+from rsaseg.imaging.distance import distance_mm
 
 SEQUENCES = ("T1", "T2", "FLAIR")
 """Channel order of every network here; stored with its weights."""
@@ -122,7 +117,7 @@ def fill_slices(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def depth_mm(
     mask: NDArray[np.bool_], spacing_mm: tuple[float, ...], ends: tuple[int, int] = (0, 0)
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     """Return the distance to the nearest voxel outside ``mask``, 0 there.
 
     Parameters
@@ -136,11 +131,11 @@ def depth_mm(
     """
     low, high = ends
     padded = np.pad(mask, ((1, 1), (1, 1), ends))
-    depth: NDArray[np.float64] = distance_transform_edt(padded, spacing_mm)
+    depth = distance_mm(~padded, spacing_mm)
     return depth[1:-1, 1:-1, low : depth.shape[2] - high]
 
 
-def deep_part(depth: NDArray[np.float64]) -> NDArray[np.bool_]:
+def deep_part(depth: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return what is deeper than 0.4 of the deepest voxel."""
     deep: NDArray[np.bool_] = depth > 0.4 * depth.max()
     return deep
