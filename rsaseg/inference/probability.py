@@ -51,7 +51,7 @@ def predict_probability(
     image: Tensor,
     window_vox: tuple[int, int, int],
     device: torch.device,
-    overlap: float = 0.25,
+    overlap: float = 0.125,
     precision: str = "auto",
     memory_budget_bytes: int | None = None,
     progress: Progress | None = None,

@@ -78,8 +78,11 @@ def segment_exam(
     with measured(costs, "prepare", report):
         specs = [member.info.input for member in model.members]
         spacings = [spec.spacing_of(exam["FLAIR"].grid) for spec in specs]
-        working = {mm: to_working_grid(exam, mm) for mm in sorted(set(spacings))}
-        seen = [network_input(working[mm], spec) for mm, spec in zip(spacings, specs, strict=True)]
+        with ThreadPoolExecutor() as pool:
+            different = sorted(set(spacings))
+            grids = pool.map(partial(to_working_grid, exam), different)
+            working = dict(zip(different, grids, strict=True))
+            seen = list(pool.map(network_input, (working[mm] for mm in spacings), specs))
     run = partial(_run, model.members, seen, exam["FLAIR"].grid, device, report)
     with ThreadPoolExecutor(1) as pool:
         anatomy = pool.submit(find_anatomy, exam["FLAIR"])  # beside the network, which leaves room
