@@ -90,7 +90,7 @@ def test_partners_are_averaged_each_with_its_own_input(
 
 
 def test_the_shipped_weights_have_their_partner() -> None:
-    assert [one.name for one in load_model(DEFAULT_WEIGHTS).members] == ["rsa111-v3", "rsa111-v1"]
+    assert [one.name for one in load_model(DEFAULT_WEIGHTS).members] == ["rsa111-v4", "rsa111-v1"]
 
 
 def test_a_partner_is_found_by_name_and_checked_by_hash(tmp_path: Path) -> None:

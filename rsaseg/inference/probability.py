@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -44,6 +44,33 @@ class Prediction:
     precision: str
     device: str
     note: str = ""
+
+
+def predict_in_turns(
+    network: nn.Module,
+    image: Tensor,
+    turns: int,
+    window_vox: tuple[int, int, int],
+    device: torch.device,
+    progress: Progress | None = None,
+) -> Prediction:
+    """Return the lesion probability of every voxel where slices overlap.
+
+    Every ``turns``-th axial slice passes the network at a time, beginning with the first, then
+    with the second, and so on; see `predict_probability` for the rest.
+    """
+    turns = min(turns, image.shape[1])
+    probability = torch.empty(image.shape[1:])
+    for turn in range(turns):
+        prediction = predict_probability(
+            network,
+            image[:, turn::turns],
+            window_vox,
+            device,
+            progress=progress and (lambda done, of, t=turn: progress(done + t * of, of * turns)),  # type: ignore[misc]
+        )
+        probability[turn::turns] = prediction.probability
+    return replace(prediction, probability=probability)
 
 
 def predict_probability(

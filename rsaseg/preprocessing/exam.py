@@ -28,8 +28,9 @@ class InputSpec:
     spacing_mm : tuple of float
         Voxel size along R, A and S.
     thin_mm : float
-        Voxel size along S of an exam of thin slices, nearer to this than to ``spacing_mm``; 0: as
-        all others.
+        An exam whose slices are nearer to this than to ``spacing_mm`` along S is seen in slices so
+        far apart, each as thick as ``spacing_mm``: they overlap, and the network sees them in
+        turns. 0: never.
     margin_mm : float
         Room left around the head.
     clip : float
@@ -45,11 +46,11 @@ class InputSpec:
     clip: float = 5.0
     normalisation: str = "brain"
 
-    def spacing_of(self, grid: Grid) -> tuple[float, float, float]:
-        """Return the voxel size along R, A and S for an exam whose FLAIR lies on ``grid``."""
-        r, a, s = self.spacing_mm
-        thin = grid.axial_mm < (self.thin_mm + s) / 2
-        return (r, a, self.thin_mm) if self.thin_mm and thin else self.spacing_mm
+    def turns_of(self, grid: Grid) -> int:
+        """Return in how many turns an exam is seen whose FLAIR lies on ``grid``."""
+        thick_mm = self.spacing_mm[2]
+        thin = self.thin_mm and grid.axial_mm < (self.thin_mm + thick_mm) / 2
+        return max(1, round(thick_mm / self.thin_mm)) if thin else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +63,13 @@ class NetworkInput:
         (C, D, H, W) float32: sequences; axial, coronal, sagittal slices. A missing sequence is 0.
     grid : Grid
         Of one sequence, axes in R, A, S order: ``image`` is (C,) + this shape reversed.
+    turns : int
+        Every so many-th axial slice is seen at a time.
     """
 
     image: NDArray[np.float32]
     grid: Grid
+    turns: int = 1
 
 
 def to_tensor_axes(data: NDArray[Any]) -> NDArray[Any]:
@@ -201,21 +205,41 @@ class WorkingExam:
         Of all of them.
     head : ndarray
         (R, A, S) from `head_mask` of the FLAIR.
+    turns : int
+        Slices are so many times as thick as they are apart.
     """
 
     images: dict[str, NDArray[np.float32]]
     grid: Grid
     head: NDArray[np.bool_]
+    turns: int = 1
 
 
-def to_working_grid(exam: dict[str, Volume], spacing_mm: tuple[float, float, float]) -> WorkingExam:
-    """Resample an exam, all on the grid of ``exam["FLAIR"]``, to a spacing along R, A and S."""
+def to_working_grid(
+    exam: dict[str, Volume], spacing_mm: tuple[float, float, float], turns: int = 1
+) -> WorkingExam:
+    """Resample an exam, all on the grid of ``exam["FLAIR"]``, to a spacing along R, A and S.
+
+    In several turns its slices are that thick, and there are as many times more of them.
+    """
     flair_grid = exam["FLAIR"].grid
-    grid = ras_grid(flair_grid, spacing_mm)
+    first = ras_grid(flair_grid, spacing_mm)
+    n_r, n_a, n_s = first.shape
+    step = first.affine[:, 2] / turns
+    affine = np.column_stack([first.affine[:, :2], step, first.affine[:, 3]])
+    grid = Grid((n_r, n_a, n_s * turns), affine)
+
+    def overlapping(volume: Volume) -> NDArray[np.float32]:
+        slices = np.empty(grid.shape, np.float32)
+        for turn in range(turns):
+            moved = first.affine.copy()
+            moved[:, 3] += turn * step
+            slices[:, :, turn::turns] = resample(volume.data, flair_grid, Grid(first.shape, moved))
+        return slices
+
     with ThreadPoolExecutor() as pool:
-        images = pool.map(lambda one: resample(one.data, flair_grid, grid), exam.values())
-        resampled = dict(zip(exam, images, strict=True))
-    return WorkingExam(resampled, grid, head_mask(resampled["FLAIR"], spacing_mm))
+        resampled = dict(zip(exam, pool.map(overlapping, exam.values()), strict=True))
+    return WorkingExam(resampled, grid, head_mask(resampled["FLAIR"], grid.spacing_mm), turns)
 
 
 def prepare(exam: dict[str, Volume], spec: InputSpec) -> NetworkInput:
@@ -228,7 +252,8 @@ def prepare(exam: dict[str, Volume], spec: InputSpec) -> NetworkInput:
     spec : InputSpec
         Of the weights.
     """
-    return network_input(to_working_grid(exam, spec.spacing_of(exam["FLAIR"].grid)), spec)
+    turns = spec.turns_of(exam["FLAIR"].grid)
+    return network_input(to_working_grid(exam, spec.spacing_mm, turns), spec)
 
 
 def network_input(exam: WorkingExam, spec: InputSpec) -> NetworkInput:
@@ -255,7 +280,8 @@ def network_input(exam: WorkingExam, spec: InputSpec) -> NetworkInput:
 
     with ThreadPoolExecutor() as pool:
         channels = list(pool.map(channel, spec.sequences))
-    return NetworkInput(np.stack(channels).astype(np.float32), crop_grid(exam.grid, start, stop))
+    image = np.stack(channels).astype(np.float32)
+    return NetworkInput(image, crop_grid(exam.grid, start, stop), exam.turns)
 
 
 def to_flair_grid(

@@ -18,7 +18,7 @@ from rsaseg.anatomy import find_anatomy
 from rsaseg.errors import GeometryError
 from rsaseg.imaging import Grid, Volume
 from rsaseg.inference.device import choose_device
-from rsaseg.inference.probability import Prediction, predict_probability
+from rsaseg.inference.probability import Prediction, predict_in_turns
 from rsaseg.preprocessing import NetworkInput, network_input, to_flair_grid, to_working_grid
 from rsaseg.segmentation.model import Model
 from rsaseg.segmentation.result import Segmentation, find
@@ -77,12 +77,12 @@ def segment_exam(
     costs = no_costs()
     with measured(costs, "prepare", report):
         specs = [member.info.input for member in model.members]
-        spacings = [spec.spacing_of(exam["FLAIR"].grid) for spec in specs]
+        grids = [(spec.spacing_mm, spec.turns_of(exam["FLAIR"].grid)) for spec in specs]
         with ThreadPoolExecutor() as pool:
-            different = sorted(set(spacings))
-            grids = pool.map(partial(to_working_grid, exam), different)
-            working = dict(zip(different, grids, strict=True))
-            seen = list(pool.map(network_input, (working[mm] for mm in spacings), specs))
+            different = sorted(set(grids))
+            made = pool.map(lambda grid: to_working_grid(exam, *grid), different)
+            working = dict(zip(different, made, strict=True))
+            seen = list(pool.map(network_input, (working[grid] for grid in grids), specs))
     run = partial(_run, model.members, seen, exam["FLAIR"].grid, device, report)
     with ThreadPoolExecutor(1) as pool:
         anatomy = pool.submit(find_anatomy, exam["FLAIR"])  # beside the network, which leaves room
@@ -120,9 +120,10 @@ def _run(
     probability = np.zeros(flair_grid.shape, np.float32)
     for number, (member, one) in enumerate(zip(members, seen, strict=True)):
         image = torch.from_numpy(one.image)
-        prediction = predict_probability(
+        prediction = predict_in_turns(
             member.network,
             image.flip(_SAGITTAL) if mirror else image,
+            one.turns,
             member.info.window_vox,
             device,
             progress=lambda done, of, n=number: report(stage, done + n * of, of * total),  # type: ignore[misc]

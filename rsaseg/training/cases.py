@@ -173,7 +173,7 @@ class CachedCase:
         Of the case.
     variants : list of Variant
         The first is what it sees in use. The others: the brain alone where there is a brain mask,
-        and thin slices made thick.
+        and thin slices where there are any.
     """
 
     name: str
@@ -199,7 +199,7 @@ def cache_case(files: CaseFiles, spec: InputSpec, folder: Path) -> CachedCase:
     The key is the content of the files and ``spec``, so a changed mask is prepared again.
     """
     paths = [*files.sequences.values(), files.lesion, *([files.brain] if files.brain else [])]
-    digest = hashlib.sha256(json.dumps([5, asdict(spec), sorted(files.sequences)]).encode())
+    digest = hashlib.sha256(json.dumps([6, asdict(spec), sorted(files.sequences)]).encode())
     for path in paths:
         digest.update(path.read_bytes())
     place = folder / f"{files.name}-{digest.hexdigest()[:12]}"
@@ -236,7 +236,9 @@ def _write_variants(
         exams[True] = {
             name: replace(volume, data=volume.data * brain) for name, volume in exam.items()
         }
-    spacings = dict.fromkeys((spec.spacing_of(grid), spec.spacing_mm))  # thin first, then thick
+    spacings = [spec.spacing_mm]
+    if spec.turns_of(grid) > 1:
+        spacings.append((*spec.spacing_mm[:2], spec.thin_mm))
     kinds = [(spacing_mm, stripped) for spacing_mm in spacings for stripped in exams]
     for i, (spacing_mm, stripped) in enumerate(kinds):
         seen = network_input(to_working_grid(exams[stripped], spacing_mm), spec)

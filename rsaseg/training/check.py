@@ -116,7 +116,7 @@ def _check_grids(
                 f"{volume.name}: {name} is on {volume.grid.describe()}, the FLAIR on "
                 f"{flair.grid.describe()}; run rsaseg preprocess first"
             )
-    network_vox = ras_grid(flair.grid, spec.spacing_of(flair.grid)).shape[::-1]
+    network_vox = ras_grid(flair.grid, spec.spacing_mm).shape[::-1]
     if any(crop > have for crop, have in zip(crop_vox, network_vox, strict=True)):
         yield (
             f"{flair.name}: {_by(network_vox)} voxels on the network's grid, fewer than the "

@@ -36,7 +36,7 @@ class Augmentation:
     drop : float
         Probability that T1 is left out, and that T2 is.
     thickened : float
-        Probability that an exam of thin slices is seen at the voxel size of thick ones.
+        Probability that an exam of thin slices is seen at the voxel size of thick ones, as in use.
     thick : float
         Probability of thicker slices, two to three times the grid's.
     grey : float
@@ -59,7 +59,7 @@ class Augmentation:
     scale: float = 0.15
     stripped: float = 0.5
     drop: float = 0.2
-    thickened: float = 0.3
+    thickened: float = 0.7
     thick: float = 0.2
     grey: float = 1.0
     mirror: bool = True
@@ -87,7 +87,7 @@ def draw_crop(
     visits = [case for case in cases if case.patient == patient]
     case = visits[rng.integers(len(visits))]
     stripped, thickened = rng.random(2) < (augmentation.stripped, augmentation.thickened)
-    variant = _variant(case, stripped, -1 if thickened else 0)
+    variant = _variant(case, stripped, thickened)
     left_out = rng.random(len(variant.image)) < augmentation.drop
     left_out[-1] = False  # FLAIR is always there
     seen = np.flatnonzero(variant.present & ~left_out)
@@ -102,7 +102,7 @@ def draw_crop(
     stack = _turned_crop(variant, seen, centre, crop_vox, spacing_mm, _turn(rng, augmentation))
     others = [other for other in cases if other.patient != patient]
     if others and rng.random() < augmentation.transplant:
-        donor = _variant(others[rng.integers(len(others))], False, 0)
+        donor = _variant(others[rng.integers(len(others))], False, thickened)
         there, turn = centre / shape * donor.lesion.shape, _turn(rng, augmentation)
         if donor.present[seen].all():
             stack = transplant(stack, _turned_crop(donor, seen, there, crop_vox, spacing_mm, turn))
@@ -113,10 +113,10 @@ def draw_crop(
     return image, target, case.name
 
 
-def _variant(case: CachedCase, stripped: bool, place: int) -> Variant:
-    """Return the first (0) or the last (-1), of the thickest slices, with or without the skull."""
+def _variant(case: CachedCase, stripped: bool, thickened: bool) -> Variant:
+    """Return the one with or without the skull, of the thickest slices or of the thinnest."""
     fitting = [variant for variant in case.variants if variant.stripped == stripped]
-    return (fitting or case.variants)[place]
+    return (fitting or case.variants)[0 if thickened else -1]
 
 
 def _turn(rng: Generator, augmentation: Augmentation) -> Array:

@@ -77,7 +77,7 @@ PLAIN = Augmentation(
     scale=0,
     stripped=0,
     drop=0,
-    thickened=0,
+    thickened=1,
     thick=0,
     grey=0,
     mirror=False,
@@ -94,7 +94,7 @@ RECIPES = {
         learning_rate=6e-4,
         settled=0.5,
         averaging=0.995,
-        augmentation=Augmentation(stripped=0.15, transplant=0.1, fade=0.3),
+        augmentation=Augmentation(stripped=0.15, thickened=0.3, transplant=0.1, fade=0.3),
     ),
     "paper": Recipe(
         network=replace(PAPER, attention="111"),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rsaseg.imaging import read_mask, write_atomic
-from rsaseg.inference.probability import predict_probability
+from rsaseg.inference.probability import predict_in_turns
 from rsaseg.preprocessing import InputSpec, prepare, to_flair_grid
 from rsaseg.training.cases import CaseFiles, read_exam
 from rsaseg.training.recipe import Recipe
@@ -34,7 +34,7 @@ def segment_unseen(
     if not kept.exists():
         seen = prepare(exam, spec)
         image = torch.from_numpy(seen.image)
-        prediction = predict_probability(network, image, recipe.crop_vox, device)
+        prediction = predict_in_turns(network, image, seen.turns, recipe.crop_vox, device)
         probability = to_flair_grid(prediction.probability.numpy(), seen.grid, flair.grid)
         content = io.BytesIO()
         np.save(content, probability.astype(np.float16))

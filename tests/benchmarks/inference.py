@@ -57,7 +57,8 @@ def compare_inferers(case: Path, weights: str) -> dict[str, float]:
     model = load_model(weights)
     network, window = model.network.eval(), model.info.window_vox
     files = [case / f"{name}.nii.gz" for name in ("T1", "T2", "FLAIR")]
-    image = torch.from_numpy(prepare(read_exam(*files), model.info.input).image)
+    seen = prepare(read_exam(*files), model.info.input)
+    image = torch.from_numpy(seen.image[:, :: seen.turns])  # one turn of one network
     found = {}
 
     def clock(name, run):
@@ -86,7 +87,7 @@ def compare_inferers(case: Path, weights: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--weights", default="rsa111-v3")
+    parser.add_argument("--weights", default="rsa111-v4")
     parser.add_argument("--compare", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.compare:

@@ -9,7 +9,7 @@ from torch import nn
 
 from rsaseg.errors import DeviceError, InputError
 from rsaseg.inference import MEMORY_BUDGET_BYTES, predict_probability, predict_whole
-from rsaseg.inference.probability import bytes_per_voxel
+from rsaseg.inference.probability import bytes_per_voxel, predict_in_turns
 from rsaseg.inference.windows import predict_windows
 from rsaseg.networks.unet import NetworkConfig, RSANet
 
@@ -54,6 +54,19 @@ def test_windows_where_it_does_not(network, image):
     assert found.window_vox == (8, 16, 16)
     expected = predict_windows(network.eval(), image, (8, 16, 16)).softmax(0)[1]
     torch.testing.assert_close(found.probability, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 5, 40])
+def test_overlapping_slices_pass_in_turns(network, image, turns):
+    reports = []
+    window = (8, 16, 16)
+    found = predict_in_turns(network, image, turns, window, CPU, lambda *r: reports.append(r))
+    for slice_vox in range(image.shape[1]):
+        first = slice_vox % turns
+        alone = predict_probability(network, image[:, first::turns], window, CPU).probability
+        assert torch.equal(found.probability[slice_vox], alone[slice_vox // turns])
+    assert reports[-1][0] == reports[-1][1]
+    assert [done for done, _ in reports] == sorted(done for done, _ in reports)
 
 
 @pytest.mark.parametrize("budget", [0, MEMORY_BUDGET_BYTES])

@@ -101,11 +101,11 @@ def test_the_skull_does_not_move_the_brains_grey_values(phantom: Phantom) -> Non
 
 
 @pytest.mark.parametrize(
-    ("slice_mm", "thin_mm", "expected_mm"), [(1.0, 1.5, 1.5), (2.0, 1.5, 1.5), (2.0, 0.0, 3.0)]
+    ("slice_mm", "thin_mm", "turns"), [(1.0, 1.5, 2), (2.0, 1.5, 2), (2.0, 0.0, 1), (1.0, 1.0, 3)]
 )
 @pytest.mark.parametrize("orientation", ["RAS", "LPI", "SAR"])
-def test_thin_slices_have_a_voxel_size_of_their_own(
-    orientation: str, slice_mm: float, thin_mm: float, expected_mm: float
+def test_thin_slices_are_seen_thick_and_overlapping(
+    orientation: str, slice_mm: float, thin_mm: float, turns: int
 ) -> None:
     # 3 mm along R and A, whichever array axis they are: only the step along S counts
     shape = {"R": 40, "L": 40, "A": 48, "P": 48, "S": 84, "I": 84}
@@ -118,14 +118,27 @@ def test_thin_slices_have_a_voxel_size_of_their_own(
         tilt_deg=(0.0, 0.0, 0.0),
     )
     spec = InputSpec(thin_mm=thin_mm)
-    assert spec.spacing_of(exam.grid) == (1, 1, expected_mm)
-    seen = prepare({"FLAIR": exam.images["FLAIR"]}, spec)
-    assert seen.grid.spacing_mm == pytest.approx((1, 1, expected_mm))
+    assert spec.turns_of(exam.grid) == turns
+    flair = exam.images["FLAIR"]
+    seen = prepare({"FLAIR": flair}, spec)
+    assert seen.turns == turns
+    assert seen.grid.spacing_mm == pytest.approx((1, 1, 3 / turns))
+    for turn in range(turns):  # each turn is a stack of slices of 3 mm, at its own place
+        affine = seen.grid.affine.copy()
+        affine[:3, 3] += turn * affine[:3, 2]
+        affine[:3, 2] *= turns
+        n_r, n_a, n_s = seen.grid.shape
+        place = Grid((n_r, n_a, len(range(turn, n_s, turns))), affine)
+        stack = to_tensor_axes(resample(flair.data, flair.grid, place))
+        values = seen.image[2, turn::turns]
+        inside = (values > -2) & (values < 4)  # neither air nor cut off
+        fit = np.polyfit(stack[inside], values[inside], 1)
+        assert np.allclose(np.polyval(fit, stack[inside]), values[inside], atol=0.01)
 
 
-def test_thick_slices_keep_the_voxel_size(phantom: Phantom) -> None:
+def test_thick_slices_are_seen_at_once(phantom: Phantom) -> None:
     assert phantom.grid.axial_mm > 2.3
-    assert InputSpec().spacing_of(phantom.grid) == (1, 1, 3)
+    assert InputSpec().turns_of(phantom.grid) == 1
 
 
 def test_head_mask_covers_the_brain_and_leaves_air(phantom: Phantom) -> None:

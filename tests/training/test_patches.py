@@ -85,7 +85,7 @@ def test_a_crop_has_the_voxel_size_asked_for() -> None:
 def test_thin_slices_are_seen_thick_as_often_as_asked() -> None:
     thin, thick = (make_case(shape=(n, 20, 24)).variants[0] for n in (24, 12))
     thin.image[2], thick.image[2] = 1, 2
-    case = CachedCase("a", "a", [replace(thin, spacing_mm=(1.0, 1.0, 1.5)), thick])
+    case = CachedCase("a", "a", [thick, replace(thin, spacing_mm=(1.0, 1.0, 1.5))])
     for chance in (0.0, 0.3, 1.0):
         augmentation = replace(STILL, thickened=chance)
         crops = [draw_crop([case], (2, 4, 4), augmentation, 0, i)[0][2] for i in range(300)]
