@@ -190,7 +190,7 @@ def estimate(moving: Side, fixed: Side) -> Float:
     ``python tests/benchmarks/registration.py accuracy moves headers``, on four raw sessions: 0.25
     to 0.44 mm from the publisher's (affine) transforms, 0.14 mm mean and 0.24 mm worst over 20
     moves of the head (up to 20 degrees and 25 mm), at most 0.14 mm over 16 headers wrong by 25
-    degrees and 40 mm or 45 degrees and 60 mm; 6 to 11 s of one core an image, judged.
+    degrees and 40 mm or 45 degrees and 60 mm; 6 to 7 s of one core an image, judged.
     """
     starts = _starts(fixed, moving)[: 1 + _STARTS_KEPT]
     at_8_mm = [_descend(_metric(), fixed.start, moving.start, s) for s in starts]

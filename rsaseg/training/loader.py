@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,36 +43,31 @@ class Batch:
 
 
 def draw_batch(
-    recipe: Recipe, cases: Sequence[CachedCase], step: int, each: Callable[..., Any] = map
+    recipe: Recipe, cases: Sequence[CachedCase], step: int
 ) -> tuple[Tensor, Tensor, list[str]]:
     """Return the batch of ``step``: images (N, C, D, H, W), lesions (N, D, H, W), case names.
 
-    ``each`` is what draws the crops: `map`, or that of a pool of threads. Of several processes
-    each draws its share of the very crops that one process would draw.
+    Of several processes each draws its share of the very crops that one process would draw.
     """
     numbers = range(step * recipe.batch, (step + 1) * recipe.batch)[ranks.rank() :: ranks.count()]
-    draw = partial(draw_crop, cases, recipe.crop_vox, recipe.augmentation, recipe.seed)
-    crops = each(draw, numbers)
+    crops = [
+        draw_crop(cases, recipe.crop_vox, recipe.augmentation, recipe.seed, number)
+        for number in numbers
+    ]
     images, lesions, names = zip(*crops, strict=True)
     return torch.stack(images), torch.stack(lesions), list(names)
-
-
-def _alone() -> None:
-    """Let torch use this thread alone: more of them would wait for those of the network."""
-    torch.set_num_threads(1)
 
 
 def draw_batches(
     recipe: Recipe, cases: Sequence[CachedCase], first: int
 ) -> Generator[Batch, None, None]:
     """Yield the batches of the steps from ``first`` on, each drawn ahead of its turn."""
-    with ThreadPoolExecutor(1, "loader") as pool, ThreadPoolExecutor(2, "crop", _alone) as two:
+    with ThreadPoolExecutor(1, "loader") as pool:
         ahead: deque[Future[tuple[Tensor, Tensor, list[str]]]] = deque()
         try:
             for step in range(first, recipe.steps):
                 while len(ahead) < _AHEAD and step + len(ahead) < recipe.steps:
-                    number = step + len(ahead)
-                    ahead.append(pool.submit(draw_batch, recipe, cases, number, two.map))
+                    ahead.append(pool.submit(draw_batch, recipe, cases, step + len(ahead)))
                 started = time.perf_counter()
                 images, lesions, names = ahead.popleft().result()
                 yield Batch(step, images, lesions, names, time.perf_counter() - started)
