@@ -87,8 +87,14 @@ def content_hash(tensors: Mapping[str, Tensor], info_json: str) -> str:
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], info: WeightsInfo) -> None:
-    """Write weights in half precision, atomically."""
-    tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in state.items()}
+    """Write weights in half precision, atomically; all but kernels in single.
+
+    A variance of batch normalisation may be over 65504, the largest number of half precision.
+    """
+    tensors = {
+        name: (tensor.half() if tensor.dim() > 1 else tensor.float()).detach().cpu().contiguous()
+        for name, tensor in state.items()
+    }
     text = info_to_json(info)
     # one entry: safetensors writes several in no fixed order, and equal weights are equal bytes
     entry = {"info": text, "sha256": content_hash(tensors, text)}
