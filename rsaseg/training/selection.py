@@ -77,8 +77,8 @@ def choose_threshold(cases: Sequence[OutOfFold]) -> Choice:
     """Return the threshold with the best mean Dice, then the largest size that costs it nothing.
 
     Of equally good thresholds the lower is taken; a size may cost 0.0005, since specks hardly count
-    in Dice, but each is a false lesion in a table. One figure for all
-    cases, two parameters chosen: how optimistic that is stands in the model card.
+    in Dice, but each is a false lesion in a table. One figure for all cases, two parameters chosen:
+    how optimistic that is stands in the model card.
     """
     patients = sorted({case.patient for case in cases})
     dice_at = np.array([_dice_at_thresholds(cases, patient) for patient in patients])

@@ -16,8 +16,8 @@ loop, as its tutorials do:
 The loops take turns, a few steps each and the first not counted, so that whatever else the machine
 does falls on all alike. As many of ours use settled batch normalisation as in a whole training.
 Printed are samples a second, the share of a step spent waiting for its batch, the ratio of the
-first loop's speed to each; and what a loader does alone, on one thread,
-with its share of the processor time of a step. Needs the ``test`` extra.
+first loop's speed to each; and what a loader does alone, on one thread, with its share of the
+processor time of a step. Needs the ``test`` extra.
 """
 
 from __future__ import annotations
@@ -74,12 +74,10 @@ def monai_data(cases: Sequence[CachedCase], recipe: Recipe, varied: bool) -> Cac
     """Hold the cases in memory and cut, and vary, a crop each time one is asked for."""
     items = [
         {
-            "image": torch.from_numpy(np.asarray(case.variants[0].image, dtype=np.float32)),
-            "label": torch.from_numpy(np.asarray(case.variants[0].lesion, dtype=np.float32) > 0.5)[
-                None
-            ],
+            "image": torch.from_numpy(np.asarray(one.image, dtype=np.float32)),
+            "label": torch.from_numpy(np.asarray(one.lesion, dtype=np.float32) > 0.5)[None],
         }
-        for case in cases
+        for one in (case.variants[0] for case in cases)
     ]
     both, image = ["image", "label"], ["image"]
     crop = RandCropByPosNegLabeld(

@@ -16,21 +16,9 @@ from rsaseg.training.patches import (
     transplant,
     vary_grey,
 )
+from rsaseg.training.recipe import PLAIN
 
-STILL = Augmentation(
-    rotation_deg=0,
-    tilt_deg=0,
-    scale=0,
-    stripped=0,
-    drop=0,
-    thickened=0,
-    thick=0,
-    grey=0,
-    transplant=0,
-    fade=0,
-)
-
-
+STILL = replace(PLAIN, mirror=True, near_lesion=Augmentation.near_lesion, thickened=0)
 SPACING_MM = (1.0, 1.0, 3.0)
 ALL = np.arange(3)
 
