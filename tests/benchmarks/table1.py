@@ -10,9 +10,10 @@ or with ``--own-threshold`` where each network does best on crops of the patient
 after a short training lesions are found, at a probability that has not risen over 1/2 yet.
 
 Prints the paper's four columns with mean and spread (standard deviation) over splits beside the
-paper's own figures, as Markdown, and writes ``figure5.png`` into RESULTS: truth, RSA-111, NCL-010
-and 3D U-Net, left to right, on one slice of a case left out of the first split. It shows a
-patient's scan: keep it where the scans may lie.
+paper's own figures, as Markdown, and writes two pictures like the paper's Fig. 5 into RESULTS:
+truth, RSA-111, NCL-010 and 3D U-Net, left to right, on one slice. ``figure5.png`` is of a case left
+out of the last split and shows a patient's scan: keep it where the scans may lie.
+``figure5-phantom.png`` is of the demo's synthetic exam, segmented by the same networks.
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ from rsaseg.errors import InputError, RsasegError
 from rsaseg.imaging import Volume, read_mask, read_volume, write_atomic
 from rsaseg.inference.device import choose_device
 from rsaseg.metrics import Overlap, count_overlap, sample_average, voxel_average
-from rsaseg.networks.unet import MODELS
+from rsaseg.networks.unet import MODELS, RSANet
+from rsaseg.phantom import write_phantom
 from rsaseg.preprocessing import InputSpec, deep_mask, head_mask
 from rsaseg.report.png import png_bytes
 from rsaseg.report.slices import crop_to, grey_levels, view_of
 from rsaseg.training.cases import CachedCase, CaseFiles, cache_case, find_cases
+from rsaseg.training.checkpoint import read_average
 from rsaseg.training.loop import describe, fit
 from rsaseg.training.patches import draw_crop
 from rsaseg.training.recipe import PLAIN, RECIPES, Recipe, make_recipe
@@ -60,6 +63,8 @@ COLUMNS = ("Sample avg. Dice", "Voxel avg. Dice", "Sample avg. IoU", "Voxel avg.
 SHOWN = ("rsa-111", "ncl-010", "unet")
 RED = np.array([255, 40, 40])
 THRESHOLD_CROPS = 48
+SPEC = InputSpec(thin_mm=0)
+"""One voxel size for all."""
 
 
 def job_folder(results: Path, model: str, split: Split) -> Path:
@@ -99,14 +104,14 @@ def run_job(
         if job["settings"] != settings:
             raise InputError(f"{found}: of another budget or other cases; choose another folder")
         return [Overlap(**case["voxels"]) for case in job["cases"]]
-    spec, started = InputSpec(thin_mm=0), time.process_time()  # one voxel size for all
-    learn = [cache_case(files[name], spec, cache) for name in split.train]
+    started = time.process_time()
+    learn = [cache_case(files[name], SPEC, cache) for name in split.train]
     network = fit(recipe, learn, folder, device)
     threshold = own_threshold(network, learn, recipe, device) if options.own_threshold else 0.5
     cases = []
     for name in split.test:
         kept = folder / f"{name}.npy"
-        unseen = segment_unseen(files[name], network, spec, recipe, device, kept)
+        unseen = segment_unseen(files[name], network, SPEC, recipe, device, kept)
         overlap = count_overlap(unseen.probability > threshold, unseen.truth)
         cases.append({"case": name, "dice": overlap.dice, "voxels": asdict(overlap)})
     job = {
@@ -174,19 +179,21 @@ def paint(flair: Volume, masks: Sequence[NDArray[np.bool_]], k: int) -> NDArray[
     return np.concatenate(panels, axis=1).round().astype(np.uint8)
 
 
-def draw_figure(results: Path, split: Split, files: dict[str, CaseFiles]) -> Path:
-    """Write the picture like the paper's Fig. 5 from what the jobs of a split kept."""
-    case, k = fullest_slice([files[name] for name in split.test])
-    truth, _ = read_mask(case.lesion)
-    masks = [truth]
+def draw_figure(
+    path: Path, case: CaseFiles, k: int, split: Split, recipes: dict[str, Recipe], results: Path
+) -> None:
+    """Write the picture like the paper's Fig. 5 of slice ``k`` of a case the split left out."""
+    masks = [read_mask(case.lesion)[0]]
     for model in SHOWN:
-        folder = job_folder(results, model, split)
+        folder, recipe = job_folder(results, model, split), recipes[model]
         threshold = json.loads(folder.with_suffix(".json").read_text())["threshold"]
-        masks.append(np.load(folder / f"{case.name}.npy") > threshold)
-    path = results / "figure5.png"
+        network = RSANet(recipe.network)
+        network.load_state_dict(read_average(folder / "checkpoint.safetensors"))
+        kept = folder / f"{case.name}.npy"
+        unseen = segment_unseen(case, network, SPEC, recipe, torch.device("cpu"), kept)
+        masks.append(unseen.probability > threshold)
     write_atomic(path, png_bytes(paint(read_volume(case.sequences["FLAIR"]), masks, k)))
     print(f"\n{path}: {case.name}, slice {k}: truth, {', '.join(SHOWN)}")
-    return path
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -242,7 +249,13 @@ def run(options: argparse.Namespace) -> dict[str, list[tuple[float, float, float
             print(f"{split.name} {model:<8} {told}", flush=True)
     print_table(figures)
     if set(SHOWN) <= recipes.keys():
-        draw_figure(options.results, splits[0], files)
+        last, results = splits[-1], options.results
+        write_phantom(results / "synthetic" / "phantom")
+        for name, left_out in (
+            ("figure5.png", [files[case] for case in last.test]),
+            ("figure5-phantom.png", find_cases([results / "synthetic"])),
+        ):
+            draw_figure(results / name, *fullest_slice(left_out), last, recipes, results)
     return figures
 
 

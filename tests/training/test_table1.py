@@ -132,3 +132,16 @@ def test_the_picture_marks_what_the_masks_mark(table1: ModuleType, data: Path) -
     assert red.sum() == 4 * truth[:, :, k].sum()  # twice as many rows and columns
     assert np.array_equal(right[..., 0], right[..., 1])
     assert np.array_equal(left[~red], right[~red])
+
+
+def test_a_run_draws_a_patient_and_the_phantom(
+    table1: ModuleType, results: tuple[Path, list[str]]
+) -> None:
+    shown = {"figure5.png": 0, "figure5-phantom.png": 0}
+    for name in shown:
+        content = (results[0] / name).read_bytes()
+        assert content.startswith(b"\x89PNG")
+        shown[name] = len(content)
+    kept = {path.name for path in (results[0] / "split-0/unet").glob("*.npy")}
+    assert "phantom.npy" in kept
+    assert shown["figure5.png"] != shown["figure5-phantom.png"]
