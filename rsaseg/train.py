@@ -207,20 +207,20 @@ def _finish(
     )
     weights = output / "weights.safetensors"
     save_weights(weights, final.state_dict(), info)
+    real = [case for case in plan.files if not case.made]
     volumes = [
-        np.sum(case.variants[0].lesion, dtype=np.float64)
-        * np.prod(case.variants[0].spacing_mm)
-        / 1000
-        for case in cached.values()
+        np.sum(seen.lesion, dtype=np.float64) * np.prod(seen.spacing_mm) / 1000
+        for seen in (cached[case.name].variants[0] for case in real)
     ]
     folds = f"{len(unseen)}-fold cross-validation by patient"
     splits = f"{len(unseen)} random splits by patient, figures of the first"
     facts = CardFacts(
         sha256=load_weights(weights)[2],
         start=Path(init).name,
-        n_cases=len(cached),
-        n_patients=len({case.patient for case in cached.values()}),
-        missing={n: sum(n not in c.sequences for c in plan.files) for n in SEQUENCES},
+        n_cases=len(real),
+        n_patients=len({case.patient for case in real}),
+        n_made=len(plan.files) - len(real),
+        missing={n: sum(n not in c.sequences for c in real) for n in SEQUENCES},
         lesion_ml=(float(min(volumes)), float(np.median(volumes)), float(max(volumes))),
         tested=folds if "folds" in evaluations else splits,
         choice=choice,

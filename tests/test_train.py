@@ -180,6 +180,27 @@ def test_every_problem_is_told_before_anything_is_written(data: Path, tmp_path: 
     assert not out.exists()
 
 
+def test_made_exams_are_learned_from_with_their_patient(
+    result: TrainingResult, data: Path, output: Path, tmp_path: Path
+) -> None:
+    write_case(tmp_path / "made" / "boris-made-01", make_exam(9))
+    first, folders = output, [data, tmp_path / "made"]
+    for out in (tmp_path / "on", tmp_path / "further"):
+        recipe = replace(RECIPE, steps=1, learning_rate=1e-8)
+        on = train(folders, out, recipe, FOLDS, "cpu", init=str(first))
+        assert on is not None
+        assert sorted(c.case for c in on.evaluations["folds"].cases) == list(NAMES)
+        for split in json.loads((out / "splits.json").read_text())["splits"]:
+            assert ("boris-made-01" in split["train"]) == ("boris" not in split["test"])
+            assert len(split["train"]) + len(split["test"]) == 4 + ("boris" not in split["test"])
+        card = (out / "model-card.md").read_text()
+        assert "4 cases of 3 patients; 1 without T2." in card
+        assert "Exams made from these patients': 1." in card
+        first = out
+    with pytest.raises(InputError, match=r"fold-.*learned from other cases"):
+        train([data], tmp_path / "x", RECIPE, FOLDS, "cpu", init=str(first))
+
+
 def test_each_fold_goes_on_from_its_own_fold_of_an_earlier_training(
     result: TrainingResult, data: Path, output: Path, tmp_path: Path
 ) -> None:

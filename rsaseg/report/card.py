@@ -35,6 +35,8 @@ class CardFacts:
         Weights they were fine-tuned from; empty if from scratch.
     n_cases, n_patients : int
         Learned from. Names of cases are left out of the card: they may be of patients.
+    n_made : int
+        Exams made from these patients', learned from as well.
     missing : dict
         Sequence to number of cases without it.
     lesion_ml : tuple of float
@@ -53,6 +55,7 @@ class CardFacts:
     start: str
     n_cases: int
     n_patients: int
+    n_made: int
     missing: dict[str, int]
     lesion_ml: tuple[float, float, float]
     tested: str
@@ -86,6 +89,7 @@ def model_card(info: WeightsInfo, recipe: Recipe, facts: CardFacts) -> bytes:
         "",
         f"- {facts.n_cases} cases of {facts.n_patients} patients"
         f"{'; ' + ', '.join(without) if without else ''}.",
+        *([f"- Exams made from these patients': {facts.n_made}."] if facts.n_made else []),
         f"- Lesion volume of a case: {small:.1f} to {large:.1f} ml, median {middle:.1f} ml.",
         *(f"- {citation}" for citation in info.training_data),
         "",

@@ -24,6 +24,7 @@ from rsaseg.preprocessing import (
 )
 
 _VISIT = re.compile(r"[-_](t|s|ses-?|visit-?)\d+$", re.IGNORECASE)
+_MADE = re.compile(r"[-_]made-?\d+$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,17 @@ class CaseFiles:
     brain: Path | None = None
 
     @property
+    def made(self) -> bool:
+        """Whether it was made from a patient's exam: ``-made-01`` at the end of its name.
+
+        Such an exam is learned from with its patient, and never tested on.
+        """
+        return bool(_MADE.search(self.name))
+
+    @property
     def patient(self) -> str:
         """The case's name without a visit at its end (``-t2``, ``-s1``, ``_ses-01``)."""
-        return _VISIT.sub("", self.name)
+        return _VISIT.sub("", _MADE.sub("", self.name))
 
 
 def find_files(folder: Path) -> dict[str, Path]:
@@ -170,7 +179,7 @@ class CachedCase:
     Attributes
     ----------
     name, patient : str
-        Of the case.
+        Of the case. Exams made from a patient's count as another patient's, drawn as often.
     variants : list of Variant
         The first is what it sees in use. The others: the brain alone where there is a brain mask,
         and thin slices where there are any.
@@ -218,7 +227,8 @@ def cache_case(files: CaseFiles, spec: InputSpec, folder: Path) -> CachedCase:
         image = np.load(place / f"image-{i}.npy", mmap_mode="r")
         lesion = np.load(place / f"lesion-{i}.npy", mmap_mode="r")
         variants.append(Variant(image, lesion, tuple(spacing_mm), stripped))
-    return CachedCase(files.name, files.patient, variants)
+    patient = f"{files.patient} made" if files.made else files.patient
+    return CachedCase(files.name, patient, variants)
 
 
 def _write_variants(

@@ -41,6 +41,8 @@ class Augmentation:
         Probability of thicker slices, two to three times the grid's.
     grey : float
         Strength of contrast, brightness, gamma, bias field and noise; 0 turns them off.
+    bend : float
+        Probability that a sequence's grey values are bent: more contrast at some, less at others.
     mirror : bool
         Swap left and right in every second crop.
     near_lesion : float
@@ -62,6 +64,7 @@ class Augmentation:
     thickened: float = 0.7
     thick: float = 0.2
     grey: float = 1.0
+    bend: float = 0.0
     mirror: bool = True
     near_lesion: float = 0.6
     transplant: float = 0.4
@@ -228,5 +231,10 @@ def vary_grey(image: Tensor, rng: Generator, augmentation: Augmentation) -> Tens
         if noise:
             drawn = rng.standard_normal(tuple(channel.shape), dtype=np.float32)
             channel.add_(torch.from_numpy(drawn), alpha=noise)
+        if augmentation.bend and rng.random() < augmentation.bend:
+            middle, width = rng.uniform(-0.6, 1.0), rng.uniform(0.4, 0.8)
+            height = width * rng.uniform(-0.5, 0.5)  # its slope stays over 0.5: nothing swaps
+            hump = channel.sub(middle).div_(width).square_().neg_().exp_()
+            channel.add_(hump, alpha=height)
         varied.append(channel)
     return torch.stack(varied)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,7 +75,8 @@ def make_plan(
     final = Split("final", tuple(case.name for case in files), ())
     starts = {split.name: start for split in (*splits, final)} if start else {}
     if earlier:
-        starts = _read_training(earlier, splits, final, recipe)
+        made = {case.name for case in files if case.made}
+        starts = _read_training(earlier, splits, final, recipe, made)
     for split in (*splits, final):
         check_resume(output / split.name, describe(recipe, split.train, starts.get(split.name)))
     weights = output / "weights.safetensors"
@@ -96,7 +97,7 @@ def _read_weights(path: Path, recipe: Recipe) -> tuple[InputSpec, Mapping[str, T
 
 
 def _read_training(
-    folder: Path, splits: Sequence[Split], final: Split, recipe: Recipe
+    folder: Path, splits: Sequence[Split], final: Split, recipe: Recipe, made: Set[str]
 ) -> dict[str, Mapping[str, Tensor]]:
     """Return the weights of each network of an earlier training on the same parts of the data."""
     starts: dict[str, Mapping[str, Tensor]] = {}
@@ -105,7 +106,7 @@ def _read_training(
         if not path.exists():
             raise InputError(f"{path}: missing; give the folder of a training with these folds")
         run, _ = read_described(path)
-        if set(run["cases"]) != set(split.train):
+        if {name for name in run["cases"] if name not in made} != set(split.train) - made:
             raise InputError(
                 f"{path}: learned from other cases than {split.name} does now, and may know those "
                 f"left out; give a training with the same data and folds"

@@ -75,7 +75,7 @@ def _part(cases: Sequence[CaseFiles], test: set[str], name: str) -> Split:
     return Split(
         name,
         tuple(case.name for case in cases if case.patient not in test),
-        tuple(case.name for case in cases if case.patient in test),
+        tuple(case.name for case in cases if case.patient in test and not case.made),
     )
 
 

@@ -46,10 +46,24 @@ def test_cases_are_found_in_any_spelling(data: Path) -> None:
         ("sub-03_ses-12", "sub-03"),
         ("tabriz-07", "tabriz-07"),
         ("anna-visit-3", "anna"),
+        ("anna-made-03", "anna"),
+        ("anna-t2_made-3", "anna"),
+        ("home-made-pie", "home-made-pie"),
     ],
 )
 def test_a_visit_belongs_to_its_patient(name: str, patient: str) -> None:
-    assert CaseFiles(name, {}, Path("x")).patient == patient
+    case = CaseFiles(name, {}, Path("x"))
+    assert case.patient == patient
+    assert case.made == ("made" in name and name[-1] == "3")
+
+
+def test_exams_made_from_a_patients_count_as_another_patients(data: Path, tmp_path: Path) -> None:
+    (data / "p2").rename(data / "p1-made-01")
+    cached = [cache_case(files, InputSpec(), tmp_path / "cache") for files in find_cases([data])]
+    assert [(case.name, case.patient) for case in cached] == [
+        ("p1-made-01", "p1 made"),
+        ("p1-t1", "p1"),
+    ]
 
 
 @given(

@@ -151,6 +151,20 @@ def brain_and_lesion() -> tuple[torch.Tensor, torch.Tensor]:
     return stack, given
 
 
+def test_a_bend_changes_contrast_and_swaps_no_grey_values() -> None:
+    ramp = torch.linspace(-3, 4, 700).reshape(1, 1, 7, 100)
+    steps = []
+    for number in range(30):
+        rng, plain = np.random.default_rng(number), replace(PLAIN, bend=0)
+        assert torch.allclose(vary_grey(ramp, rng, plain), ramp, atol=1e-4)
+        bent = vary_grey(ramp, np.random.default_rng(number), replace(plain, bend=1))
+        assert torch.allclose(bent[..., 0, 0], ramp[..., 0, 0], atol=0.01)  # air stays air
+        steps.append(bent.flatten().diff() / ramp.flatten().diff())
+    slopes = torch.stack(steps)
+    assert 0.5 < slopes.min() < 0.8
+    assert 1.2 < slopes.max() < 1.5
+
+
 def test_transplanted_lesions_keep_their_grey_values_and_nothing_far_changes() -> None:
     stack, given = brain_and_lesion()
     mixed = transplant(stack, given)

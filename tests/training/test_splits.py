@@ -39,6 +39,22 @@ def test_splits_differ_from_each_other_and_with_the_seed() -> None:
     assert {len(test) for test in splits} == {23}
 
 
+def test_made_exams_are_learned_from_with_their_patient_and_never_tested() -> None:
+    made = [CaseFiles(f"p{i:02}-made-{k:02}", {}, Path("x")) for i in (0, 2) for k in (1, 2)]
+    cases = [*cases_of([1, 2, 1, 1]), *made]
+    first, second = draw_splits(cases, Validation(folds=2), 1)
+    assert first.test == ("p00-t1", "p02-t1")  # both patients of whom there are made exams
+    assert not any("made" in name for name in first.train)
+    assert not any("made" in name for name in second.test)
+    assert {"p00-made-01", "p00-made-02", "p02-made-01", "p02-made-02"} <= set(second.train)
+    random = draw_splits(cases, Validation(splits=8, train_size=2), 1)
+    for split in random:
+        patients = [{name[:3] for name in side} for side in (split.train, split.test)]
+        assert not patients[0] & patients[1]
+        assert not any("made" in name for name in split.test)
+    assert any("p00-made-01" in split.train for split in random)
+
+
 def test_folds_leave_each_patient_out_once() -> None:
     splits = draw_splits(cases_of([1, 2, 1, 1]), Validation(folds=2), 1)
     assert [split.name for split in splits] == ["fold-0", "fold-1"]
