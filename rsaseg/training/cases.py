@@ -79,7 +79,7 @@ class DataSetError(InputError):
 
 
 def find_cases(folders: Sequence[Path]) -> list[CaseFiles]:
-    """Return the cases under ``folders``, a folder each, sorted by name.
+    """Return the cases under ``folders``, a folder each, sorted by name, made ones last.
 
     Raises
     ------
@@ -122,7 +122,8 @@ def scan_cases(folders: Sequence[Path]) -> tuple[list[CaseFiles], list[str]]:
     if not cases and not problems:
         names = ", ".join(str(folder) for folder in folders)
         problems = [f"{names}: no cases found; put T1, T2, FLAIR and lesion in a folder each"]
-    return [cases[name] for name in sorted(cases)], problems
+    ordered = sorted(cases.values(), key=lambda case: (case.made, case.name))
+    return ordered, problems
 
 
 def split_folds(cases: Sequence[CaseFiles], folds: int) -> list[list[CaseFiles]]:

@@ -94,7 +94,7 @@ RECIPES = {
         learning_rate=6e-4,
         settled=0.5,
         averaging=0.995,
-        augmentation=Augmentation(stripped=0.15, thickened=0.3, transplant=0.1, fade=0.3),
+        augmentation=Augmentation(stripped=0.15, thickened=0.3, bend=0.5, transplant=0.1, fade=0.3),
     ),
     "paper": Recipe(
         network=replace(PAPER, attention="111"),

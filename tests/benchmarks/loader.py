@@ -10,6 +10,8 @@ loop, as its tutorials do:
 
 - crop: nothing but the crop, its gentlest use;
 - crop, channels last: in the memory layout that ``fit`` chooses, so that the rest is the loader's;
+- crop, plain layers: the same function from PyTorch's own layers and the paper's equations as
+  printed, without this project's faster exact forms, as its authors would write it;
 - varied: with random transforms like ours from MONAI, the same work, in the loop's own process;
 - varied, worker: the same in a worker process that works ahead.
 
@@ -47,9 +49,10 @@ from monai.transforms import (
     RandShiftIntensityd,
     RandSimulateLowResolutiond,
 )
-from torch import nn
+from torch import Tensor, nn
 
-from rsaseg.networks.unet import RSANet
+from rsaseg.networks.attention import AXIAL, CORONAL, SAGITTAL, RSABlock, slice_attention
+from rsaseg.networks.unet import ConvNormReLU, PointConv, RSANet
 from rsaseg.preprocessing import InputSpec
 from rsaseg.training.cases import CachedCase, cache_case, find_cases
 from rsaseg.training.loader import draw_batch
@@ -110,10 +113,44 @@ def monai_loader(data: CacheDataset, recipe: Recipe, workers: int) -> DataLoader
     )
 
 
-def monai_steps(data: CacheDataset, recipe: Recipe, workers: int = 0, last: bool = False) -> Times:
+class PlainAttention(RSABlock):
+    """The block of the paper, convolution by convolution."""
+
+    def forward(self, m: Tensor) -> Tensor:
+        for alpha, axis in zip(self.alpha, (SAGITTAL, CORONAL, AXIAL), strict=True):
+            q, k, v = self.query(m), self.key(m), self.value(m)
+            m = m + alpha * slice_attention(q, k, v, axis, self.scaled)
+        return m
+
+
+def in_plain_layers(network: nn.Module) -> nn.Module:
+    """Replace what this project computes in faster forms by PyTorch's layers, weights kept."""
+    for name, child in network.named_children():
+        in_plain_layers(child)
+        if isinstance(child, RSABlock):
+            plain: nn.Module = PlainAttention(child.query.in_channels, child.scaled)
+        elif isinstance(child, PointConv):
+            plain = nn.Conv3d(child.in_channels, child.out_channels, 1, bias=False)
+        elif isinstance(child, ConvNormReLU):
+            plain = nn.Sequential(*child)
+        else:
+            continue
+        plain.load_state_dict(child.state_dict())
+        setattr(network, name, plain)
+    return network
+
+
+def monai_steps(
+    data: CacheDataset,
+    recipe: Recipe,
+    workers: int = 0,
+    last: bool = False,
+    plain: bool = False,
+) -> Times:
     """Train in a plain loop; the first step is not counted."""
     layout = torch.channels_last_3d if last else torch.contiguous_format
-    network = RSANet(recipe.network).to(memory_format=layout)
+    network: nn.Module = RSANet(recipe.network).to(memory_format=layout)
+    network = in_plain_layers(network) if plain else network
     optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate)
     batches = chain.from_iterable(repeat(monai_loader(data, recipe, workers)))
     times: Times = []
@@ -178,6 +215,7 @@ def main() -> None:
             "rsaseg, crops as they are": partial(our_steps, cases, still),
             "MONAI, crop": partial(monai_steps, crop, recipe),
             "MONAI, crop, channels last": partial(monai_steps, crop, recipe, last=True),
+            "MONAI, crop, plain layers": partial(monai_steps, crop, recipe, plain=True),
             "MONAI, varied": partial(monai_steps, varied, recipe),
             "MONAI, varied, worker": partial(monai_steps, varied, recipe, workers=1),
         }

@@ -61,8 +61,8 @@ def test_exams_made_from_a_patients_count_as_another_patients(data: Path, tmp_pa
     (data / "p2").rename(data / "p1-made-01")
     cached = [cache_case(files, InputSpec(), tmp_path / "cache") for files in find_cases([data])]
     assert [(case.name, case.patient) for case in cached] == [
-        ("p1-made-01", "p1 made"),
         ("p1-t1", "p1"),
+        ("p1-made-01", "p1 made"),
     ]
 
 
