@@ -46,7 +46,7 @@ class CaseFiles:
 
     @property
     def patient(self) -> str:
-        """The case's name without a visit at its end (``-t2``, ``-s1``, ``_ses-01``)."""
+        """The case's name without ``-made-01`` and a visit (``-t2``, ``-s1``, ``_ses-01``)."""
         return _VISIT.sub("", _MADE.sub("", self.name))
 
 

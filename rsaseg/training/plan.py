@@ -106,7 +106,7 @@ def _read_training(
         if not path.exists():
             raise InputError(f"{path}: missing; give the folder of a training with these folds")
         run, _ = read_described(path)
-        if {name for name in run["cases"] if name not in made} != set(split.train) - made:
+        if set(run["cases"]) - made != set(split.train) - made:
             raise InputError(
                 f"{path}: learned from other cases than {split.name} does now, and may know those "
                 f"left out; give a training with the same data and folds"

@@ -30,8 +30,8 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, label, maximu
 
 from rsaseg.errors import InputError, RsasegError
 from rsaseg.imaging import read_mask, write_nifti
-from rsaseg.preprocessing import SEQUENCES
-from rsaseg.training.cases import find_files, read_exam, scan_cases
+from rsaseg.preprocessing import SEQUENCES, deep_part
+from rsaseg.training.cases import find_cases, read_exam
 
 Array = NDArray[np.float32]
 Images = dict[str, Array]
@@ -41,7 +41,7 @@ def medians(exam: Exam) -> tuple[dict[str, float], NDArray[np.float64]]:
     """Return each sequence's median in the deep brain, and each voxel's depth in the brain."""
     flair = exam["FLAIR"].data
     depth = distance_transform_edt(flair > 0.2 * np.median(flair[flair > 0]))
-    deep = depth > 0.4 * depth.max()
+    deep = deep_part(depth)
     return {n: float(np.median(v.data[deep & (v.data > 0)])) for n, v in exam.items()}, depth
 
 
@@ -87,14 +87,15 @@ def paint_lesions(images: Images, mask: Mask, rng: Generator) -> Images:
 
 def make_exams(place: Path, filled: bool, masks: Sequence[Path], output: Path) -> None:
     """Write one patient's exam once with each of the masks."""
-    if not place.is_dir():
-        raise InputError(f"{place}: no such folder; give a case's folder")
-    case = next(c for c in scan_cases([place.parent])[0] if c.name == place.name)
+    cases = {case.name: case for case in find_cases([place.parent])}
+    if place.name not in cases:
+        raise InputError(f"{place}: no such folder with images; give a case's folder")
+    case = cases[place.name]
     missing = sorted(set(SEQUENCES) - case.sequences.keys())
     if missing:
         raise InputError(f"{place}: has no {' and no '.join(missing)}; choose another case")
     exam = read_exam(case)
-    own, grid = read_mask(find_files(place)["lesion"])
+    own, grid = read_mask(case.lesion)
     if filled:
         exam, _ = fill_lesions(exam, own)
         own = np.zeros_like(own)
