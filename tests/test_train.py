@@ -187,6 +187,8 @@ def test_made_exams_are_learned_from_with_their_patient(
     first, folders = output, [data, tmp_path / "made"]
     for out in (tmp_path / "on", tmp_path / "further"):
         recipe = replace(RECIPE, steps=1, learning_rate=1e-8)
+        rarely = replace(recipe.augmentation, rarely=("boris made",))
+        recipe = replace(recipe, augmentation=rarely)
         on = train(folders, out, recipe, FOLDS, "cpu", init=str(first))
         assert on is not None
         assert sorted(c.case for c in on.evaluations["folds"].cases) == list(NAMES)

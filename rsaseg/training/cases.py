@@ -49,6 +49,11 @@ class CaseFiles:
         """The case's name without ``-made-01`` and a visit (``-t2``, ``-s1``, ``_ses-01``)."""
         return _VISIT.sub("", _MADE.sub("", self.name))
 
+    @property
+    def drawn_as(self) -> str:
+        """The patient it counts as when crops are drawn: all made of one count as one more."""
+        return f"{self.patient} made" if self.made else self.patient
+
 
 def find_files(folder: Path) -> dict[str, Path]:
     """Return ``t1``, ``t2``, ``flair``, ``lesion``, ``brain`` to NIfTI file, names in any case."""
@@ -228,8 +233,7 @@ def cache_case(files: CaseFiles, spec: InputSpec, folder: Path) -> CachedCase:
         image = np.load(place / f"image-{i}.npy", mmap_mode="r")
         lesion = np.load(place / f"lesion-{i}.npy", mmap_mode="r")
         variants.append(Variant(image, lesion, tuple(spacing_mm), stripped))
-    patient = f"{files.patient} made" if files.made else files.patient
-    return CachedCase(files.name, patient, variants)
+    return CachedCase(files.name, files.drawn_as, variants)
 
 
 def _write_variants(

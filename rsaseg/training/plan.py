@@ -59,7 +59,7 @@ def make_plan(
     found = ranks.alone(
         partial(_check, files, problems, spec, recipe, partial(report, "check cases"))
     )
-    unknown = set(recipe.augmentation.rarely) - {case.patient for case in files}
+    unknown = set(recipe.augmentation.rarely) - {case.drawn_as for case in files}
     if unknown:
         raise InputError(f"{min(unknown)}: to be drawn rarely, but no patient in the data")
     splits = draw_splits(files, validation, recipe.seed)

@@ -2,16 +2,23 @@
 
     python tests/benchmarks/lesions_of_others.py labelled/ljubljana-07 labelled/ljubljana-19=filled
         --masks lesion_masks_mni --leave-out ljubljana-07 --leave-out ljubljana-19 -o synthetic
+    python tests/benchmarks/lesions_of_others.py labelled/tabriz-01 labelled/tabriz-01=filled
+        --masks lesion_masks_mni --leave-out ljubljana-07 --leave-out ljubljana-19
+        --template labelled/ljubljana-07 --each 4 -o synthetic
 
-Scans and masks lie on one grid, such as that of the MNI template. In the scan, or in the scan with
-its own lesions filled in, lesions are painted where another patient has them: brighter in FLAIR by
-0.36 of the brain's median (standard deviation 0.10 from lesion to lesion, as in reference masks of
-the same site), with a texture, soft at the edge; brighter in T2 and darker in T1 along with it. Of
-a mask counts what falls on white matter of this head. Each exam is a case for ``rsaseg train`` by
-the name of the scan's patient with ``-made-`` and the mask's number, so that it is learned from
-with that patient, and never tested on. Masks of patients left out by ``--leave-out`` are not used:
-give all whose own scans are among the cases, or a fold would learn where the lesions of those it
-left out are.
+In the scan, or in the scan with its own lesions filled in, lesions are painted where another
+patient has them. How much brighter than the tissue around they are in FLAIR, and how T2 and T1 go
+with it, is drawn as it is in the scan's own lesions; they have a texture and are soft at the edge.
+Of a mask counts what falls on white matter of this head.
+
+Masks of a template's space go with any scan: ``--template`` names a scan on their grid, whose FLAIR
+is laid on that of each scan on another grid by an affine registration. ``--each 4`` deals four
+masks to a scan, the four after them to the next; without it each scan gets all.
+
+Each exam is a case for ``rsaseg train`` by the name of the scan's patient with ``-made-`` and the
+mask's number, so that it is learned from with that patient, and never tested on. Masks of patients
+left out by ``--leave-out`` are not used: give all whose own scans are among the cases, or a fold
+would learn where the lesions of those it left out are.
 """
 
 from __future__ import annotations
@@ -20,102 +27,231 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 from lesion_free import Exam, Mask, fill_lesions
 from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label, maximum_filter
 
 from rsaseg.errors import InputError, RsasegError
-from rsaseg.imaging import read_mask, write_nifti
+from rsaseg.imaging import Grid, read_mask, write_nifti
 from rsaseg.preprocessing import SEQUENCES, deep_part
-from rsaseg.training.cases import find_cases, read_exam
+from rsaseg.registration.itk import itk_image
+from rsaseg.training.cases import CaseFiles, find_cases, read_exam
 
 Array = NDArray[np.float32]
 Images = dict[str, Array]
 
+MEASURED_MM3 = 30.0
+"""Smaller lesions tell little of a scan's contrast."""
+MARKED = 0.4
+"""Part of a voxel that lesions must fill to be marked in it, where voxels are larger."""
 
-def medians(exam: Exam) -> tuple[dict[str, float], NDArray[np.float64]]:
-    """Return each sequence's median in the deep brain, and each voxel's depth in the brain."""
+
+@dataclass(frozen=True)
+class Contrast:
+    """How lesions differ from the tissue around them, in units of the deep brain's medians.
+
+    Attributes
+    ----------
+    flair, spread : float
+        Mean over lesions, and standard deviation.
+    t2, t1 : float
+        Their differences as parts of FLAIR's; T1's is under 0.
+    """
+
+    flair: float
+    spread: float
+    t2: float
+    t1: float
+
+
+def find_case(place: Path) -> CaseFiles:
+    """Return the case in a folder, with all three sequences."""
+    cases = {case.name: case for case in find_cases([place.parent])}
+    if place.name not in cases:
+        raise InputError(f"{place}: no such folder with images; give a case's folder")
+    missing = sorted(set(SEQUENCES) - cases[place.name].sequences.keys())
+    if missing:
+        raise InputError(f"{place}: has no {' and no '.join(missing)}; choose another case")
+    return cases[place.name]
+
+
+def brain_of(case: CaseFiles, exam: Exam) -> Mask:
+    """Return the brain: the case's mask of it, or what a stripped FLAIR holds."""
+    if case.brain is not None:
+        return read_mask(case.brain)[0]
     flair = exam["FLAIR"].data
-    depth = distance_transform_edt(flair > 0.2 * np.median(flair[flair > 0]))
-    deep = deep_part(depth)
-    return {n: float(np.median(v.data[deep & (v.data > 0)])) for n, v in exam.items()}, depth
+    stripped: Mask = flair > 0.2 * np.median(flair[flair > 0])
+    return stripped
 
 
-def white_matter(images: Images, depth: NDArray[np.float64]) -> Mask:
-    """Return where lesions may be painted, in a stripped brain in units of its medians."""
-    t1, t2, flair = (gaussian_filter(images[name], 0.7) for name in SEQUENCES)
-    tissue: Mask = (flair > 0.75) & (flair < 1.3) & (t1 > 0.83) & (t2 < 1.45) & (depth > 3)
+def blur(data: NDArray[Any], sigma_mm: float, grid: Grid) -> Array:
+    """Return ``data`` blurred by so many mm: across thick slices next to nothing."""
+    sigma = [sigma_mm / mm for mm in grid.spacing_mm]
+    blurred: Array = gaussian_filter(data.astype(np.float32), sigma)
+    return blurred
+
+
+def white_matter(images: Images, depth_mm: NDArray[np.float64], grid: Grid) -> Mask:
+    """Return where lesions may be painted."""
+    t1, t2, flair = (blur(images[name], 0.7, grid) for name in SEQUENCES)
+    tissue: Mask = (flair > 0.75) & (flair < 1.3) & (t1 > 0.83) & (t2 < 1.45) & (depth_mm > 3)
     return tissue
 
 
-def fit_mask(mask: Mask, white: Mask) -> Mask:
+def measure_contrast(images: Images, lesion: Mask, white: Mask, grid: Grid) -> Contrast:
+    """Return the contrast of a scan's own lesions.
+
+    Raises
+    ------
+    InputError
+        If none of them is large enough.
+    """
+    parts, n = label(lesion)
+    n_voxels = np.bincount(parts.ravel())[1:]
+    large = n_voxels * grid.voxel_mm3 > MEASURED_MM3
+    if not large.any():
+        raise InputError(f"no lesion over {MEASURED_MM3:g} mm3 to learn its contrast from")
+    away_mm = distance_transform_edt(~lesion, grid.spacing_mm)
+    around = (away_mm > 2) & (away_mm < 8) & white
+    over = {}
+    for name, data in images.items():
+        mean = np.bincount(parts.ravel(), data.ravel(), n + 1)[1:] / n_voxels
+        over[name] = (mean - np.median(data[around]))[large]
+    flair = np.maximum(over["FLAIR"], 0.1)
+    t2, t1 = (float(np.median(over[name] / flair)) for name in ("T2", "T1"))
+    return Contrast(float(flair.mean()), float(flair.std()), max(t2, 0.3), min(t1, 0.0))
+
+
+def lay_on(template: Path, exam: Exam, brain: Mask) -> Any:
+    """Return ITK's affine transform of a stripped template scan's FLAIR to that of an exam."""
+    flair = exam["FLAIR"]
+    fixed = itk_image(flair.data * brain, flair.grid)
+    other = read_exam(find_case(template))["FLAIR"]
+    moving = itk_image(other.data.clip(0), other.grid)
+    method = sitk.ImageRegistrationMethod()
+    method.SetNumberOfWorkUnits(1)  # one order of summing: the same bits every run
+    method.SetMetricAsMattesMutualInformation(32)
+    method.SetMetricSamplingStrategy(method.RANDOM)
+    method.SetMetricSamplingPercentage(0.1, 1)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 150)
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetShrinkFactorsPerLevel([1, 1])
+    method.SetSmoothingSigmasPerLevel([3, 1])
+    middles = sitk.CenteredTransformInitializerFilter.MOMENTS
+    rigid = sitk.CenteredTransformInitializer(fixed, moving, sitk.Euler3DTransform(), middles)
+    method.SetInitialTransform(rigid, inPlace=True)
+    method.Execute(fixed, moving)
+    affine = sitk.AffineTransform(3)
+    affine.SetCenter(rigid.GetCenter())
+    affine.SetMatrix(rigid.GetMatrix())
+    affine.SetTranslation(rigid.GetTranslation())
+    method.SetInitialTransform(affine, inPlace=True)
+    method.Execute(fixed, moving)
+    return affine
+
+
+def bring(mask: Mask, mask_grid: Grid, grid: Grid, laid: Any) -> Mask:
+    """Return where lesions of a template's space fill enough of a head's voxels."""
+    fine = [max(1, round(mm)) for mm in grid.spacing_mm]  # about 1 mm
+    image = itk_image(np.zeros(grid.shape, np.float32), grid)
+    finer = sitk.Expand(image, fine, sitk.sitkNearestNeighbor)
+    there = sitk.Resample(itk_image(mask, mask_grid), finer, laid, sitk.sitkLinear, 0.0)
+    share = sitk.GetArrayFromImage(sitk.BinShrink(there, fine)).T
+    brought: Mask = share > MARKED
+    return brought
+
+
+def fit_mask(mask: Mask, white: Mask, grid: Grid) -> Mask:
     """Return what of another patient's lesions falls on white matter, without specks."""
-    fitted = gaussian_filter((mask & white).astype(np.float32), 0.6) > 0.45
+    fitted = blur(mask & white, 0.6, grid) > 0.45
     fitted &= white
     parts, _ = label(fitted)
     large: Mask = fitted & (np.bincount(parts.ravel())[parts] >= 3)
     return large
 
 
-def texture(rng: Generator, shape: tuple[int, ...], sigma_vox: float) -> Array:
+def texture(rng: Generator, grid: Grid, sigma_mm: float) -> Array:
     """Return smooth noise of standard deviation 1."""
-    noise = gaussian_filter(rng.standard_normal(shape).astype(np.float32), sigma_vox, truncate=3)
-    return noise / noise.std()
+    noise = blur(rng.standard_normal(grid.shape), sigma_mm, grid)
+    unit: Array = noise / noise.std()
+    return unit
 
 
-def paint_lesions(images: Images, mask: Mask, rng: Generator) -> Images:
+def paint_lesions(
+    images: Images, mask: Mask, contrast: Contrast, grid: Grid, rng: Generator
+) -> Images:
     """Return images, in units of their medians, with lesions where ``mask`` is."""
     parts, n = label(mask)
-    strength = np.clip(rng.normal(0.36, 0.10, n + 1), 0.14, 0.7).astype(np.float32)
+    usual = contrast.flair * np.exp(rng.normal(0, 0.15))
+    strength = np.clip(rng.normal(usual, max(contrast.spread, 0.08), n + 1), 0.12, 0.9)
+    share = blur(mask, rng.uniform(0.5, 0.9), grid)
+    inside = np.bincount(parts.ravel(), share.ravel()) / np.maximum(np.bincount(parts.ravel()), 1)
+    strength /= np.maximum(inside, 0.4)  # so that a lesion's mean is what was drawn
     strength[0] = 0
-    contrast = maximum_filter(strength[parts], 5)  # so that the soft rim has its lesion's
-    uneven = 1 + 0.25 * texture(rng, mask.shape, 4) + 0.15 * texture(rng, mask.shape, 1.2)
-    contrast = contrast * np.clip(uneven, 0.3, 1.7)
-    share = gaussian_filter(mask.astype(np.float32), rng.uniform(0.5, 0.9))
-    core = gaussian_filter(mask.astype(np.float32), 2.5)  # higher deep in large lesions
-    added = share * contrast
+    rim_vox = [2 * round(2 / mm) + 1 for mm in grid.spacing_mm]
+    peak = maximum_filter(strength[parts], rim_vox)  # so that the soft rim has its lesion's
+    uneven = 1 + 0.25 * texture(rng, grid, 4) + 0.15 * texture(rng, grid, 1.2)
+    added = share * peak * np.clip(uneven, 0.3, 1.7)
+    core = blur(mask, 2.5, grid)  # higher deep in large lesions
+    t2, t1 = contrast.t2 * rng.uniform(0.7, 1.3), contrast.t1 * rng.uniform(0.5, 1.5)
     return {
         "FLAIR": images["FLAIR"] + added,
-        "T2": images["T2"] + added * rng.uniform(1.2, 2.4) * (0.6 + 0.8 * core),
-        "T1": images["T1"] - added * rng.uniform(0.3, 1.1) * (0.5 + core),
+        "T2": images["T2"] + added * t2 * (0.6 + 0.8 * core),
+        "T1": images["T1"] + added * t1 * (0.5 + core),
     }
 
 
-def make_exams(place: Path, filled: bool, masks: Sequence[Path], output: Path) -> None:
+def make_exams(
+    place: Path, filled: bool, masks: Sequence[Path], template: Path | None, output: Path
+) -> None:
     """Write one patient's exam once with each of the masks."""
-    cases = {case.name: case for case in find_cases([place.parent])}
-    if place.name not in cases:
-        raise InputError(f"{place}: no such folder with images; give a case's folder")
-    case = cases[place.name]
-    missing = sorted(set(SEQUENCES) - case.sequences.keys())
-    if missing:
-        raise InputError(f"{place}: has no {' and no '.join(missing)}; choose another case")
-    exam = read_exam(case)
-    own, grid = read_mask(case.lesion)
+    case = find_case(place)
+    exam, (own, grid) = read_exam(case), read_mask(case.lesion)
+    brain = brain_of(case, exam)
+    depth_mm = distance_transform_edt(brain, grid.spacing_mm)
+    deep = deep_part(depth_mm)
+    median = {n: float(np.median(v.data[deep & (v.data > 0)])) for n, v in exam.items()}
+    images = {name: volume.data / median[name] for name, volume in exam.items()}
+    white = white_matter(images, depth_mm, grid)
+    try:
+        contrast = measure_contrast(images, own, white, grid)
+    except InputError as error:
+        raise InputError(f"{case.lesion}: {error}; choose another case") from None
     if filled:
         exam, _ = fill_lesions(exam, own)
         own = np.zeros_like(own)
-    median, depth = medians(exam)
-    images = {name: volume.data / median[name] for name, volume in exam.items()}
-    white = white_matter(images, depth)
+        images = {name: volume.data / median[name] for name, volume in exam.items()}
+        white = white_matter(images, depth_mm, grid)
+    laid = None
     for path in masks:
         number = int(re.findall(r"\d+", path.name)[-1])
         mask, mask_grid = read_mask(path)
         if not mask_grid.matches(grid):
-            raise InputError(f"{path}: not on the grid of {place}; choose masks that are")
-        fitted = fit_mask(mask, white)
-        made = paint_lesions(images, fitted, np.random.default_rng(number))
+            if template is None:
+                raise InputError(f"{path}: not on the grid of {place}; give a --template")
+            laid = laid or lay_on(template, exam, brain)
+            mask = bring(mask, mask_grid, grid, laid)
+        fitted = fit_mask(mask, white, grid)
+        made = paint_lesions(images, fitted, contrast, grid, np.random.default_rng(number))
         folder = output / f"{case.patient}-made-{number:02d}"
-        folder.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            raise InputError(f"{folder}: is there already; choose another output folder")
+        folder.mkdir(parents=True)
         for name, data in made.items():
             grey = np.clip(data, 0, None) * median[name] * (exam[name].data > 0)
             write_nifti(folder / f"{name}.nii.gz", grey.astype(np.float32), exam[name].header)
         lesion = (fitted | own).astype(np.uint8)
         write_nifti(folder / "lesion.nii.gz", lesion, exam["FLAIR"].header)
+        if case.brain is not None:
+            write_nifti(folder / "brain.nii.gz", brain.astype(np.uint8), exam["FLAIR"].header)
         print(f"{folder}: {grid.voxel_mm3 * lesion.sum() / 1000:.1f} ml", flush=True)
 
 
@@ -124,13 +260,17 @@ def main() -> None:
     parser.add_argument("scans", nargs="+", help="Case folders; =filled: without its own lesions.")
     parser.add_argument("--masks", type=Path, required=True, help="Folder of lesion masks.")
     parser.add_argument("--leave-out", action="append", default=[], help="Name of a mask.")
+    parser.add_argument("--template", type=Path, help="A stripped case on the masks' grid.")
+    parser.add_argument("--each", type=int, help="Masks for each scan. Default: all.")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     masks = sorted(options.masks.glob("*.nii*"))
     masks = [path for path in masks if path.name.split(".")[0] not in options.leave_out]
-    for scan in options.scans:
+    each = options.each or len(masks)
+    for i, scan in enumerate(options.scans):
         place, _, filled = scan.partition("=")
-        make_exams(Path(place), filled == "filled", masks, options.output)
+        dealt = [masks[(i * each + k) % len(masks)] for k in range(each)]
+        make_exams(Path(place), filled == "filled", dealt, options.template, options.output)
 
 
 if __name__ == "__main__":
