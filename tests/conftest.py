@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -26,6 +29,14 @@ def phantom() -> Phantom:
 def phantom_files(phantom: Phantom, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """T1, T2, FLAIR and lesion files of the small exam; do not change them."""
     return write_phantom(tmp_path_factory.mktemp("exam"), phantom)
+
+
+@pytest.fixture(scope="session")
+def benchmark() -> Iterator[Callable[[str], ModuleType]]:
+    """Import a script of ``tests/benchmarks`` by its name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent / "benchmarks"))
+        yield importlib.import_module
 
 
 @pytest.fixture(scope="session")

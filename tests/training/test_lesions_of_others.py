@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -23,17 +22,8 @@ SHAPE = (40, 44, 36)
 
 
 @pytest.fixture(scope="module")
-def made_by() -> Iterator[ModuleType]:
-    place = Path(__file__).parents[1] / "benchmarks"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(place))
-        spec = importlib.util.spec_from_file_location("others", place / "lesions_of_others.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, "others", module)  # dataclasses look it up
-        spec.loader.exec_module(module)
-        yield module
+def made_by(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark("lesions_of_others")
 
 
 def ball(centre: tuple[int, int, int], radius: float) -> np.ndarray:

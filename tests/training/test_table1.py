@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -19,14 +19,8 @@ MODELS = "rsa-111,ncl-010,unet"
 
 
 @pytest.fixture(scope="module")
-def table1() -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks/table1.py"
-    spec = importlib.util.spec_from_file_location("table1", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def table1(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark("table1")
 
 
 @pytest.fixture(scope="module")
