@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,17 @@ from rsaseg.imaging.distance import distance_mm
 
 SEQUENCES = ("T1", "T2", "FLAIR")
 """Channel order of every network here; stored with its weights."""
+
+
+def off_grid(exam: Mapping[str, Volume]) -> Iterator[str]:
+    """Yield a line for each image that does not lie on the FLAIR's grid."""
+    flair = exam["FLAIR"]
+    for name, volume in exam.items():
+        if not volume.grid.matches(flair.grid):
+            yield (
+                f"{volume.name}: {name} is on {volume.grid.describe()}, the FLAIR on "
+                f"{flair.grid.describe()}; run rsaseg preprocess first"
+            )
 
 
 @dataclass(frozen=True)

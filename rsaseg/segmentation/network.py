@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -19,30 +19,19 @@ from rsaseg.errors import GeometryError
 from rsaseg.imaging import Grid, Volume
 from rsaseg.inference.device import choose_device
 from rsaseg.inference.probability import Prediction, predict_in_turns
-from rsaseg.preprocessing import NetworkInput, network_input, to_flair_grid, to_working_grid
+from rsaseg.preprocessing import (
+    NetworkInput,
+    network_input,
+    off_grid,
+    to_flair_grid,
+    to_working_grid,
+)
 from rsaseg.segmentation.model import Model
 from rsaseg.segmentation.result import Segmentation, find
 from rsaseg.segmentation.settings import Settings, check_settings
 from rsaseg.segmentation.stages import Progress, measured, no_costs
 
 _SAGITTAL = -1  # axis of left and right in (C, D, H, W)
-
-
-def check_one_grid(exam: Mapping[str, Volume]) -> None:
-    """Refuse an exam whose images do not lie on the FLAIR's grid.
-
-    Raises
-    ------
-    GeometryError
-        Naming both grids.
-    """
-    flair = exam["FLAIR"]
-    for name, volume in exam.items():
-        if not volume.grid.matches(flair.grid):
-            raise GeometryError(
-                f"{volume.name}: {name} is on {volume.grid.describe()}, the FLAIR on "
-                f"{flair.grid.describe()}; align them first, see align_exam"
-            )
 
 
 def segment_exam(
@@ -71,7 +60,8 @@ def segment_exam(
         If the device cannot be used.
     """
     check_settings(settings)
-    check_one_grid(exam)
+    if problem := next(off_grid(exam), ""):
+        raise GeometryError(problem)
     report = progress or (lambda *_: None)
     device = choose_device(settings.device)
     costs = no_costs()

@@ -19,6 +19,7 @@ from rsaseg.preprocessing import (
     SEQUENCES,
     InputSpec,
     network_input,
+    off_grid,
     to_tensor_axes,
     to_working_grid,
 )
@@ -199,12 +200,8 @@ class CachedCase:
 def read_exam(files: CaseFiles) -> dict[str, Volume]:
     """Read a case's sequences and check that they lie on the FLAIR's grid."""
     exam = {name: read_volume(path) for name, path in files.sequences.items()}
-    for name, volume in exam.items():
-        if not volume.grid.matches(exam["FLAIR"].grid):
-            raise GeometryError(
-                f"{volume.name}: {name} is on {volume.grid.describe()}, the FLAIR on "
-                f"{exam['FLAIR'].grid.describe()}; run rsaseg preprocess first"
-            )
+    if problem := next(off_grid(exam), ""):
+        raise GeometryError(problem)
     return exam
 
 

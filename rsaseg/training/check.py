@@ -15,7 +15,7 @@ from scipy.ndimage import maximum_filter1d
 from rsaseg.errors import InputError
 from rsaseg.imaging import Grid, Volume, ras_grid, read_mask, read_volume
 from rsaseg.lesions import bounding_box
-from rsaseg.preprocessing import SEQUENCES, InputSpec
+from rsaseg.preprocessing import SEQUENCES, InputSpec, off_grid
 from rsaseg.training.cases import CaseFiles
 
 FITS = 0.7
@@ -110,12 +110,7 @@ def _check_grids(
     volumes: dict[str, Volume], spec: InputSpec, crop_vox: tuple[int, int, int]
 ) -> Iterator[str]:
     flair = volumes["FLAIR"]
-    for name, volume in volumes.items():
-        if not volume.grid.matches(flair.grid):
-            yield (
-                f"{volume.name}: {name} is on {volume.grid.describe()}, the FLAIR on "
-                f"{flair.grid.describe()}; run rsaseg preprocess first"
-            )
+    yield from off_grid(volumes)
     network_vox = ras_grid(flair.grid, spec.spacing_mm).shape[::-1]
     if any(crop > have for crop, have in zip(crop_vox, network_vox, strict=True)):
         yield (

@@ -65,24 +65,20 @@ def read_average(path: Path) -> dict[str, Tensor]:
 
 
 def load_checkpoint(
-    path: Path,
-    network: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
+    path: Path, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
     """Put a checkpoint's state into the given network, average and optimiser."""
     moments: dict[int, dict[str, Any]] = {}
-    states: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}}
+    state: dict[str, Tensor] = {}
     with safe_open(path, framework="pt") as file:
         for key in file.keys():  # noqa: SIM118
             part, name = key.split(".", 1)
             if part == "optimizer":
                 index, moment = name.split(".", 1)
                 moments.setdefault(int(index), {})[moment] = file.get_tensor(key)
-            else:
-                states[part][name] = file.get_tensor(key)
-    network.load_state_dict(states["network"])
-    average.load_state_dict(states["average"])
-    if optimizer is not None:
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            elif part == "network":
+                state[name] = file.get_tensor(key)
+    network.load_state_dict(state)
+    average.load_state_dict(read_average(path))
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
