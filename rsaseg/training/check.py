@@ -28,6 +28,8 @@ RING_MM = 4.0
 DIRECTIONS = ("left-right", "front-back", "up-down")
 
 Mask = NDArray[np.bool_]
+Seen = dict[str, tuple[Path, str]]
+"""Content of a file to the first that held it, and its patient."""
 
 
 def check_cases(
@@ -56,7 +58,7 @@ def check_cases(
     """
     problems: list[str] = []
     notes: list[str] = []
-    seen: dict[str, str] = {}
+    seen: Seen = {}
     patients = {case.patient for case in cases}
     if len(patients) == 1:
         problems.append(f"{cases[0].lesion.parent}: the only patient; training needs two or more")
@@ -71,7 +73,7 @@ def check_cases(
 
 
 def check_case(
-    case: CaseFiles, spec: InputSpec, crop_vox: tuple[int, int, int], seen: dict[str, str]
+    case: CaseFiles, spec: InputSpec, crop_vox: tuple[int, int, int], seen: Seen
 ) -> list[str]:
     """Return one case's problems; ``seen`` keeps each image's content and whose it is."""
     problems: list[str] = []
@@ -82,7 +84,7 @@ def check_case(
         except InputError as error:
             problems.append(str(error))
         else:
-            problems += _seen_before(path, volumes[name].data, seen)
+            problems += _seen_before(path, volumes[name].data, case, seen)
     for path in filter(None, (case.lesion, case.brain)):
         try:
             mask, grid = read_mask(path)
@@ -90,7 +92,7 @@ def check_case(
             problems.append(str(error))
             continue
         if path == case.lesion and mask.any():
-            problems += _seen_before(path, mask, seen)
+            problems += _seen_before(path, mask, case, seen)
         if "FLAIR" in volumes:
             problems += _check_mask(path, mask, grid, volumes["FLAIR"], path == case.lesion)
     if "FLAIR" in volumes:
@@ -98,11 +100,12 @@ def check_case(
     return problems
 
 
-def _seen_before(path: Path, data: NDArray[Any], seen: dict[str, str]) -> Iterator[str]:
+def _seen_before(path: Path, data: NDArray[Any], case: CaseFiles, seen: Seen) -> Iterator[str]:
+    """Say so if another file holds the same; what is made from a patient's exam may keep some."""
     digest = hashlib.sha256(repr(data.shape).encode())
     digest.update(np.ascontiguousarray(data).data)
-    first = seen.setdefault(digest.hexdigest(), str(path))
-    if first != str(path):
+    first, patient = seen.setdefault(digest.hexdigest(), (path, case.patient))
+    if first != path and not (case.made and case.patient == patient):
         yield f"{path}: holds the same voxels as {first}; keep one of them"
 
 

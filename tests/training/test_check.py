@@ -78,6 +78,16 @@ def test_copies_are_found_by_content(data: Path) -> None:
     assert str(data / "p1" / "FLAIR.nii") in found[0]
 
 
+def test_what_is_made_from_a_patients_exam_may_keep_some_of_it(data: Path) -> None:
+    for seed, name in ((3, "p1-made-01"), (4, "p1-made-02"), (5, "p2-made-01")):
+        kept = nib.load(data / "p1" / "T1.nii")
+        kept.to_filename(write_case(data / name, make_exam(seed)) / "T1.nii")
+    found = problems_of(data)
+    assert len(found) == 1, found
+    assert str(data / "p2-made-01" / "T1.nii") in found[0]
+    assert "same voxels" in found[0]
+
+
 def test_all_problems_at_once(data: Path) -> None:
     (data / "p3").mkdir()
     nib.load(data / "p1" / "FLAIR.nii").to_filename(data / "p3" / "FLAIR.nii")
