@@ -76,7 +76,7 @@ def predict(
     ] = None,
     uncertainty: Annotated[
         Path | None,
-        typer.Option(help="How far the mirrored exam's answer differs, to write; doubles time."),
+        typer.Option(help="How far the mirrored exam's answer differs; thin slices take longer."),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Many exams: a folder with a folder per exam.")

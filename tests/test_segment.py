@@ -33,8 +33,11 @@ from rsaseg.report.lesion_table import LESION_COLUMNS
 from rsaseg.segmentation import Settings, threshold_range, volume_at
 from rsaseg.segmentation.model import Model, load_model
 from rsaseg.segmentation.network import segment_exam
+from rsaseg.training.cases import CaseFiles
+from rsaseg.training.recipe import Recipe
+from rsaseg.training.unseen import segment_unseen
 
-SPEC = InputSpec(spacing_mm=(3.0, 3.0, 5.5))
+SPEC = InputSpec(spacing_mm=(3.0, 3.0, 5.5), mirrored=False)
 Exam = dict[str, Path]
 
 
@@ -201,6 +204,34 @@ def test_uncertainty_is_the_difference_from_the_mirrored_exam(upright: dict[str,
     again = segment_exam(upright, model, settings)
     np.testing.assert_array_equal(again.uncertainty, result.uncertainty)
     np.testing.assert_array_equal(result.mask, segment_exam(upright, model, Settings()).mask)
+
+
+def test_thick_slices_are_seen_mirrored_too(upright: dict[str, Volume]) -> None:
+    one_way, settings = model_of(BrightOnFlair(sidedness=1.0)), Settings(uncertainty=True)
+    both_ways = replace(one_way, info=replace(one_way.info, input=replace(SPEC, mirrored=True)))
+    plain = segment_exam(upright, one_way, settings)
+    turned = segment_exam({k: mirrored(v) for k, v in upright.items()}, one_way, Settings())
+    back = turned.probability[::-1]
+    result = segment_exam(upright, both_ways, Settings())
+    np.testing.assert_allclose(result.probability, (plain.probability + back) / 2, atol=1e-4)
+    assert result.uncertainty is None
+    assert result.mask.sum() > 0
+    for lesion in result.lesions:
+        assert lesion.confidence == lesion.max_probability
+    asked = segment_exam(upright, both_ways, settings)
+    np.testing.assert_array_equal(asked.uncertainty, plain.uncertainty)
+    np.testing.assert_array_equal(asked.mask, result.mask)
+
+
+def test_a_case_left_out_of_training_is_seen_as_any_exam(files: Exam, tmp_path: Path) -> None:
+    model = model_of(BrightOnFlair(sidedness=1.0))
+    model = replace(model, info=replace(model.info, input=replace(SPEC, mirrored=True)))
+    used = rsaseg.segment(files["T1"], files["T2"], files["FLAIR"], ALIGNED, model=model)
+    images = {name: files[name] for name in ("T1", "T2", "FLAIR")}
+    case = CaseFiles("anna", images, files["lesion"])
+    cpu, kept = torch.device("cpu"), tmp_path / "anna.npy"
+    unseen = segment_unseen(case, model.network, model.info.input, Recipe(), cpu, kept)
+    np.testing.assert_allclose(unseen.probability, used.probability, atol=1e-3)
 
 
 def test_a_network_without_sides_is_certain(upright: dict[str, Volume]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -19,6 +20,7 @@ windows differ, and a mask must not depend on what else the machine is doing."""
 SMALLEST_WINDOW_VOX = 16
 LESION = 1
 """The lesion's class, by index."""
+_SAGITTAL = -1  # axis of left and right in (C, D, H, W)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,12 @@ def predict_in_turns(
         )
         probability[turn::turns] = prediction.probability
     return replace(prediction, probability=probability)
+
+
+def predict_mirrored(predict: Callable[[Tensor], Prediction], image: Tensor) -> Prediction:
+    """Return what ``predict`` gives for the image mirrored left to right, mirrored back."""
+    prediction = predict(image.flip(_SAGITTAL))
+    return replace(prediction, probability=prediction.probability.flip(_SAGITTAL))
 
 
 def predict_probability(

@@ -67,7 +67,7 @@ def info_from_json(text: str) -> WeightsInfo:
     network = {key: _tupled(value) for key, value in values.pop("network").items()}
     inputs = {key: _tupled(value) for key, value in values.pop("input").items()}
     # all there was, before there was a choice
-    inputs = {"normalisation": "head", "thin_mm": 0.0} | inputs
+    inputs = {"normalisation": "head", "thin_mm": 0.0, "mirrored": False} | inputs
     return WeightsInfo(NetworkConfig(**network), InputSpec(**inputs), **values)
 
 

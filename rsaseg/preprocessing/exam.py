@@ -43,6 +43,8 @@ class InputSpec:
         An exam whose slices are nearer to this than to ``spacing_mm`` along S is seen in slices so
         far apart, each as thick as ``spacing_mm``: they overlap, and the network sees them in
         turns. 0: never.
+    mirrored : bool
+        An exam seen in one turn is seen mirrored as well, and the mean of both is its probability.
     margin_mm : float
         Room left around the head.
     clip : float
@@ -54,6 +56,7 @@ class InputSpec:
     sequences: tuple[str, ...] = SEQUENCES
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 3.0)
     thin_mm: float = 1.5
+    mirrored: bool = True
     margin_mm: float = 6.0
     clip: float = 5.0
     normalisation: str = "brain"
@@ -77,11 +80,14 @@ class NetworkInput:
         Of one sequence, axes in R, A, S order: ``image`` is (C,) + this shape reversed.
     turns : int
         Every so many-th axial slice is seen at a time.
+    mirrored : bool
+        It is to be seen mirrored as well, left to right.
     """
 
     image: NDArray[np.float32]
     grid: Grid
     turns: int = 1
+    mirrored: bool = False
 
 
 def to_tensor_axes(data: NDArray[Any]) -> NDArray[Any]:
@@ -293,7 +299,8 @@ def network_input(exam: WorkingExam, spec: InputSpec) -> NetworkInput:
     with ThreadPoolExecutor() as pool:
         channels = list(pool.map(channel, spec.sequences))
     image = np.stack(channels).astype(np.float32)
-    return NetworkInput(image, crop_grid(exam.grid, start, stop), exam.turns)
+    mirrored = spec.mirrored and exam.turns == 1
+    return NetworkInput(image, crop_grid(exam.grid, start, stop), exam.turns, mirrored)
 
 
 def to_flair_grid(

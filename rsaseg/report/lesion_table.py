@@ -144,7 +144,7 @@ def describe_lesions(
     labels: NDArray[np.integer[Any]],
     grid: Grid,
     probability: NDArray[np.floating[Any]] | None = None,
-    mirrored: NDArray[np.floating[Any]] | None = None,
+    sure: NDArray[np.floating[Any]] | None = None,
     anatomy: Anatomy | None = None,
 ) -> list[Lesion]:
     """Measure every lesion of a label map.
@@ -157,8 +157,9 @@ def describe_lesions(
         Of ``labels``.
     probability : ndarray, optional
         (X, Y, Z) lesion probability on ``grid``.
-    mirrored : ndarray, optional
-        (X, Y, Z) probability from the exam's mirror image, mirrored back onto ``grid``.
+    sure : ndarray, optional
+        (X, Y, Z) probability, on ``grid``, whose highest value in a lesion is its confidence.
+        Default: ``probability``.
     anatomy : Anatomy, optional
         Of the same exam: gives distances and locations.
 
@@ -178,7 +179,7 @@ def describe_lesions(
         r_mm, a_mm, s_mm = (float(mm) for mm in apply_affine(grid.affine, centroid_vox))
         i_vox, j_vox, k_vox = (float(vox) for vox in centroid_vox)
         seen = np.array(math.nan) if probability is None else probability[box][inside]
-        both = seen if mirrored is None else (seen + mirrored[box][inside]) / 2
+        both = seen if sure is None else sure[box][inside]
         place = Place() if anatomy is None else locate(anatomy, apply_affine(grid.affine, voxels))
         lesions.append(
             Lesion(

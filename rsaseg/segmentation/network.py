@@ -18,7 +18,7 @@ from rsaseg.anatomy import find_anatomy
 from rsaseg.errors import GeometryError
 from rsaseg.imaging import Grid, Volume
 from rsaseg.inference.device import choose_device
-from rsaseg.inference.probability import Prediction, predict_in_turns
+from rsaseg.inference.probability import Prediction, predict_in_turns, predict_mirrored
 from rsaseg.preprocessing import (
     NetworkInput,
     network_input,
@@ -30,8 +30,6 @@ from rsaseg.segmentation.model import Model
 from rsaseg.segmentation.result import Segmentation, find
 from rsaseg.segmentation.settings import Settings, check_settings
 from rsaseg.segmentation.stages import Progress, measured, no_costs
-
-_SAGITTAL = -1  # axis of left and right in (C, D, H, W)
 
 
 def segment_exam(
@@ -78,12 +76,22 @@ def segment_exam(
         anatomy = pool.submit(find_anatomy, exam["FLAIR"])  # beside the network, which leaves room
         with measured(costs, "network", report):
             predictions, probability = run()
-        mirrored = None
-        if settings.uncertainty:
+        sure, uncertainty = probability, None
+        if settings.uncertainty or seen[0].mirrored:
             with measured(costs, "mirror image", report):
                 mirrored = run(mirror=True)[1]
+            sure = np.mean((probability, mirrored), axis=0, dtype=np.float32)
+            uncertainty = np.abs(probability - mirrored)
         with measured(costs, "lesions", report):
-            result = find(exam, probability, mirrored, anatomy.result(), model.info, settings)
+            result = find(
+                exam,
+                sure if seen[0].mirrored else probability,
+                sure,
+                uncertainty if settings.uncertainty else None,
+                anatomy.result(),
+                model.info,
+                settings,
+            )
     notes = [text for volume in exam.values() for text in volume.warnings]
     notes += [one.note for one in predictions if one.note]
     record = {
@@ -110,18 +118,18 @@ def _run(
     probability = np.zeros(flair_grid.shape, np.float32)
     for number, (member, one) in enumerate(zip(members, seen, strict=True)):
         image = torch.from_numpy(one.image)
-        prediction = predict_in_turns(
+        predict = partial(
+            predict_in_turns,
             member.network,
-            image.flip(_SAGITTAL) if mirror else image,
-            one.turns,
-            member.info.window_vox,
-            device,
+            turns=one.turns,
+            window_vox=member.info.window_vox,
+            device=device,
             progress=lambda done, of, n=number: report(stage, done + n * of, of * total),  # type: ignore[misc]
         )
+        prediction = predict_mirrored(predict, image) if mirror else predict(image)
         predictions.append(prediction)
-        answer = prediction.probability
-        answer = answer.flip(_SAGITTAL) if mirror else answer
-        probability += to_flair_grid(answer.numpy(), one.grid, flair_grid) / total
+        answer = prediction.probability.numpy()
+        probability += to_flair_grid(answer, one.grid, flair_grid) / total
     return predictions, probability
 
 

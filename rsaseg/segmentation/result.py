@@ -83,17 +83,18 @@ class Segmentation:
 def find(
     exam: dict[str, Volume],
     probability: NDArray[np.float32],
-    mirrored: NDArray[np.float32] | None,
+    sure: NDArray[np.float32],
+    uncertainty: NDArray[np.float32] | None,
     anatomy: Anatomy,
     info: WeightsInfo,
     settings: Settings,
 ) -> Segmentation:
-    """Cut the lesions out of the probability and measure them."""
+    """Cut the lesions out of the probability and measure them, their confidence in ``sure``."""
     flair = exam["FLAIR"]
     threshold = info.threshold if settings.threshold is None else settings.threshold
     smallest = info.min_lesion_mm3 if settings.min_lesion_mm3 is None else settings.min_lesion_mm3
     labels, _ = find_lesions(probability > threshold, flair.grid, smallest)
-    lesions = tuple(describe_lesions(labels, flair.grid, probability, mirrored, anatomy))
+    lesions = tuple(describe_lesions(labels, flair.grid, probability, sure, anatomy))
     mask = (labels > 0).astype(np.uint8)
     volume_ml = float(mask.sum() * flair.grid.voxel_mm3 / 1000)
     lowest, highest = threshold_range(threshold)
@@ -126,7 +127,7 @@ def find(
         grid=flair.grid,
         header=flair.header,
         record=record,
-        uncertainty=None if mirrored is None else np.abs(probability - mirrored),
+        uncertainty=uncertainty,
         images=exam,
     )
 

@@ -29,8 +29,8 @@ class Settings:
     force : bool
         Go on, with a warning, where a registration failed.
     uncertainty : bool
-        Segment the exam's mirror image too, which takes the network twice as long, and say how
-        far both differ.
+        Say how far the answers to the exam and to its mirror image differ. Thin slices are seen
+        mirrored for this alone, which takes the network twice as long.
     """
 
     weights: str = DEFAULT_WEIGHTS

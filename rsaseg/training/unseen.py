@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from rsaseg.imaging import read_mask, write_atomic
-from rsaseg.inference.probability import predict_in_turns
+from rsaseg.inference.probability import predict_in_turns, predict_mirrored
 from rsaseg.preprocessing import InputSpec, prepare, to_flair_grid
 from rsaseg.training.cases import CaseFiles, read_exam
 from rsaseg.training.recipe import Recipe
@@ -34,8 +35,17 @@ def segment_unseen(
     if not kept.exists():
         seen = prepare(exam, spec)
         image = torch.from_numpy(seen.image)
-        prediction = predict_in_turns(network, image, seen.turns, recipe.crop_vox, device)
-        probability = to_flair_grid(prediction.probability.numpy(), seen.grid, flair.grid)
+        predict = partial(
+            predict_in_turns,
+            network,
+            turns=seen.turns,
+            window_vox=recipe.crop_vox,
+            device=device,
+        )
+        answer = predict(image).probability
+        if seen.mirrored:
+            answer = (answer + predict_mirrored(predict, image).probability) / 2
+        probability = to_flair_grid(answer.numpy(), seen.grid, flair.grid)
         content = io.BytesIO()
         np.save(content, probability.astype(np.float16))
         write_atomic(kept, content.getvalue())

@@ -111,6 +111,9 @@ def test_weights_from_before_the_brains_units_keep_the_heads(saved: tuple[Path, 
     assert info_from_json(json.dumps(text)).input.thin_mm == 1.5
     del text["input"]["thin_mm"]
     assert info_from_json(json.dumps(text)).input.thin_mm == 0
+    assert info_from_json(json.dumps(text)).input.mirrored
+    del text["input"]["mirrored"]
+    assert not info_from_json(json.dumps(text)).input.mirrored
 
 
 def test_batch_normalisation_comes_back(tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ def test_thin_slices_are_seen_thick_and_overlapping(
     flair = exam.images["FLAIR"]
     seen = prepare({"FLAIR": flair}, spec)
     assert seen.turns == turns
+    assert seen.mirrored == (turns == 1)
     assert seen.grid.spacing_mm == pytest.approx((1, 1, 3 / turns))
     for turn in range(turns):  # each turn is a stack of slices of 3 mm, at its own place
         affine = seen.grid.affine.copy()
