@@ -23,9 +23,9 @@ _CORNERS = np.array(list(np.ndindex(2, 2, 2)))  # half a voxel off, which change
 REVIEW_BELOW = 0.85
 """Lesions of a lower confidence are marked for review.
 
-Of 416 lesions that the shipped network found in patients it had not learned from, 97 % of the
-wrong and 58 % of the right ones lie under it, and 98 % of the others are right. Under 0.74, where
-Youden's index is best, would lie 89 % of the wrong ones (``tests/benchmarks/calibration.py``).
+Of 418 lesions that the shipped network found in patients it had not learned from, 97 % of the
+wrong and 58 % of the right ones lie under it, and 98 % of the others are right. Under 0.71, where
+Youden's index is best, would lie 85 % of the wrong ones (``tests/benchmarks/calibration.py``).
 """
 
 LESION_COLUMNS: dict[str, dict[str, Any]] = {
@@ -179,7 +179,7 @@ def describe_lesions(
         r_mm, a_mm, s_mm = (float(mm) for mm in apply_affine(grid.affine, centroid_vox))
         i_vox, j_vox, k_vox = (float(vox) for vox in centroid_vox)
         seen = np.array(math.nan) if probability is None else probability[box][inside]
-        both = seen if sure is None else sure[box][inside]
+        confidence = (seen if sure is None else sure[box][inside]).max()
         place = Place() if anatomy is None else locate(anatomy, apply_affine(grid.affine, voxels))
         lesions.append(
             Lesion(
@@ -200,7 +200,7 @@ def describe_lesions(
                 location=place.location,
                 mean_probability=float(seen.mean(dtype=np.float64)),
                 max_probability=float(seen.max()),
-                confidence=float(both.max()),
+                confidence=float(confidence),
             )
         )
     return lesions

@@ -81,17 +81,13 @@ def segment_exam(
             with measured(costs, "mirror image", report):
                 mirrored = run(mirror=True)[1]
             sure = np.mean((probability, mirrored), axis=0, dtype=np.float32)
-            uncertainty = np.abs(probability - mirrored)
+            if settings.uncertainty:
+                uncertainty = np.abs(probability - mirrored)
+            if seen[0].mirrored:
+                probability = sure
         with measured(costs, "lesions", report):
-            result = find(
-                exam,
-                sure if seen[0].mirrored else probability,
-                sure,
-                uncertainty if settings.uncertainty else None,
-                anatomy.result(),
-                model.info,
-                settings,
-            )
+            place = anatomy.result()
+            result = find(exam, probability, sure, uncertainty, place, model.info, settings)
     notes = [text for volume in exam.values() for text in volume.warnings]
     notes += [one.note for one in predictions if one.note]
     record = {
