@@ -208,10 +208,13 @@ def read_exam(files: CaseFiles) -> dict[str, Volume]:
 def cache_case(files: CaseFiles, spec: InputSpec, folder: Path) -> CachedCase:
     """Prepare a case once and keep it under ``folder``; later calls only map the files.
 
-    The key is the content of the files and ``spec``, so a changed mask is prepared again.
+    The key is the content of the files and what ``spec`` says of preparing them, so a changed mask
+    is prepared again.
     """
     paths = [*files.sequences.values(), files.lesion, *([files.brain] if files.brain else [])]
-    digest = hashlib.sha256(json.dumps([6, asdict(spec), sorted(files.sequences)]).encode())
+    prepared = asdict(spec)
+    del prepared["mirrored"]  # says how often an exam is seen
+    digest = hashlib.sha256(json.dumps([6, prepared, sorted(files.sequences)]).encode())
     for path in paths:
         digest.update(path.read_bytes())
     place = folder / f"{files.name}-{digest.hexdigest()[:12]}"

@@ -13,12 +13,13 @@ Of a mask counts what falls on white matter of this head.
 
 Masks of a template's space go with any scan: ``--template`` names a scan on their grid, whose FLAIR
 is laid on that of each scan on another grid by an affine registration. ``--each 4`` deals four
-masks to a scan, the four after them to the next; without it each scan gets all.
+masks to a scan, the four after them to the next; without it each scan gets all. ``--mirrored``
+swaps left and right of every mask, for as many exams again.
 
 Each exam is a case for ``rsaseg train`` by the name of the scan's patient with ``-made-`` and the
-mask's number, so that it is learned from with that patient, and never tested on. Masks of patients
-left out by ``--leave-out`` are not used: give all whose own scans are among the cases, or a fold
-would learn where the lesions of those it left out are.
+mask's number, 50 higher where mirrored, so that it is learned from with that patient, and never
+tested on. Masks of patients left out by ``--leave-out`` are not used: give all whose own scans are
+among the cases, or a fold would learn where the lesions of those it left out are.
 """
 
 from __future__ import annotations
@@ -209,8 +210,23 @@ def paint_lesions(
     }
 
 
+def read_numbered(path: Path, mirrored: bool) -> tuple[Mask, Grid, int]:
+    """Return a mask, its grid and its number; mirrored, left and right of the array swapped."""
+    mask, grid = read_mask(path)
+    number = int(re.findall(r"\d+", path.name)[-1])
+    if not mirrored:
+        return mask, grid, number
+    side = int(np.abs(grid.affine[0, :3]).argmax())
+    return np.flip(mask, side), grid, number + 50
+
+
 def make_exams(
-    place: Path, filled: bool, masks: Sequence[Path], template: Path | None, output: Path
+    place: Path,
+    filled: bool,
+    masks: Sequence[Path],
+    template: Path | None,
+    output: Path,
+    mirrored: bool = False,
 ) -> None:
     """Write one patient's exam once with each of the masks."""
     case = find_case(place)
@@ -232,14 +248,14 @@ def make_exams(
         white = white_matter(images, depth_mm, grid)
     laid = None
     for path in masks:
-        number = int(re.findall(r"\d+", path.name)[-1])
-        mask, mask_grid = read_mask(path)
+        mask, mask_grid, number = read_numbered(path, mirrored)
+        there = mask
         if not mask_grid.matches(grid):
             if template is None:
                 raise InputError(f"{path}: not on the grid of {place}; give a --template")
             laid = laid or lay_on(template, exam, brain)
-            mask = bring(mask, mask_grid, grid, laid)
-        fitted = fit_mask(mask, white, grid)
+            there = bring(mask, mask_grid, grid, laid)
+        fitted = fit_mask(there, white, grid)
         made = paint_lesions(images, fitted, contrast, grid, np.random.default_rng(number))
         folder = output / f"{case.patient}-made-{number:02d}"
         if folder.exists():
@@ -262,6 +278,7 @@ def main() -> None:
     parser.add_argument("--leave-out", action="append", default=[], help="Name of a mask.")
     parser.add_argument("--template", type=Path, help="A stripped case on the masks' grid.")
     parser.add_argument("--each", type=int, help="Masks for each scan. Default: all.")
+    parser.add_argument("--mirrored", action="store_true", help="Swap the masks' left and right.")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     masks = sorted(options.masks.glob("*.nii*"))
@@ -270,7 +287,14 @@ def main() -> None:
     for i, scan in enumerate(options.scans):
         place, _, filled = scan.partition("=")
         dealt = [masks[(i * each + k) % len(masks)] for k in range(each)]
-        make_exams(Path(place), filled == "filled", dealt, options.template, options.output)
+        make_exams(
+            Path(place),
+            filled == "filled",
+            dealt,
+            options.template,
+            options.output,
+            options.mirrored,
+        )
 
 
 if __name__ == "__main__":

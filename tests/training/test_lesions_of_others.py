@@ -131,6 +131,15 @@ def test_masks_are_dealt_in_turn(made_by: ModuleType, scans: Path) -> None:
     assert not lesions["anna-made-07"][OWN].any()
 
 
+def test_mirrored_masks_lie_on_the_other_side(made_by: ModuleType, scans: Path) -> None:
+    run(made_by, scans, f"{scans / 'labelled/anna'}=filled --mirrored")
+    lesions = {c.name: nib.load(c.lesion).get_fdata() > 0 for c in find_cases([scans / "made"])}
+    assert sorted(lesions) == ["anna-made-54", "anna-made-57"]
+    there = ball((13, 22, 18), 3)  # of 40 voxels, 26 from one side is 13 from the other
+    lesion = lesions["anna-made-54"]
+    assert 2 * (lesion & there).sum() / (lesion.sum() + there.sum()) > 0.9
+
+
 def test_an_exam_made_before_is_not_overwritten(made_by: ModuleType, scans: Path) -> None:
     anna = scans / "labelled/anna"
     with pytest.raises(InputError, match="anna-made-04: is there already"):
