@@ -94,7 +94,17 @@ RECIPES = {
         learning_rate=6e-4,
         settled=0.5,
         averaging=0.995,
-        augmentation=Augmentation(stripped=0.15, thickened=0.3, bend=0.5, transplant=0.1, fade=0.3),
+        augmentation=Augmentation(
+            rotation_deg=8,
+            tilt_deg=4,
+            scale=0.08,
+            stripped=0.15,
+            thickened=0.3,
+            grey=0.35,
+            bend=0.15,
+            transplant=0.1,
+            fade=0.15,
+        ),
     ),
     "paper": Recipe(
         network=replace(PAPER, attention="111"),
