@@ -16,10 +16,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
 import rsaseg
-from rsaseg.anatomy import LOCATIONS
+from rsaseg.anatomy import LOCATIONS, Anatomy, brain_region
 from rsaseg.errors import InputError, WeightsError
 from rsaseg.imaging import Grid, Volume, read_volume
 from rsaseg.imaging.files import write_together
@@ -33,6 +34,7 @@ from rsaseg.report.lesion_table import LESION_COLUMNS
 from rsaseg.segmentation import Settings, threshold_range, volume_at
 from rsaseg.segmentation.model import Model, load_model
 from rsaseg.segmentation.network import segment_exam
+from rsaseg.segmentation.result import find
 from rsaseg.training.cases import CaseFiles
 from rsaseg.training.recipe import Recipe
 from rsaseg.training.unseen import segment_unseen
@@ -118,7 +120,8 @@ def test_the_mask_is_what_the_network_says(found: rsaseg.Segmentation, files: Ex
     seen = prepare({"FLAIR": flair}, SPEC)
     probability = 1 / (1 + np.exp(-3 * (seen.image[2].astype(np.float64) - 1.5)))
     expected = to_flair_grid(probability.astype(np.float32), seen.grid, flair.grid)
-    np.testing.assert_allclose(found.probability, expected, atol=1e-5)
+    brain = brain_region({"FLAIR": flair})
+    np.testing.assert_allclose(found.probability, expected * brain, atol=1e-5)
     assert found.mask.dtype == np.uint8
     assert found.probability.dtype == np.float32
     assert found.labels.dtype == np.int32
@@ -130,6 +133,31 @@ def test_the_mask_is_what_the_network_says(found: rsaseg.Segmentation, files: Ex
     assert sizes.min() >= 60
     assert [lesion.volume_ml for lesion in found.lesions] == pytest.approx(sizes / 1000)
     assert found.lesion_count == len(sizes) == found.record["lesion_count"]
+
+
+def test_what_is_called_outside_the_brain_is_left_out_and_told(
+    small: Phantom, files: Exam, found: rsaseg.Segmentation
+) -> None:
+    """The network calls the scalp's bright fat; the phantom's brain is known."""
+    flair = read_volume(files["FLAIR"])
+    seen = prepare({"FLAIR": flair}, SPEC)
+    bright = to_flair_grid((seen.image[2] > 1.5).astype(np.float32), seen.grid, flair.grid) > 0.5
+    away = distance_transform_edt(~small.brain, flair.grid.spacing_mm) > 10
+    away[..., : away.shape[2] // 2] = False  # the face may count as brain
+    assert (found.probability[away] > 0.5).sum() < 0.05 * (bright & away).sum()
+    assert (found.mask[small.brain] > 0).any()
+    told_ml = found.record["called_outside_brain_ml"]
+    assert told_ml > (bright & away).sum() * flair.grid.voxel_mm3 / 1000 > 0.5
+    assert f"{told_ml:.1f} ml outside the brain" in " ".join(found.warnings)
+
+
+def test_without_a_brain_to_be_found_nothing_is_left_out(files: Exam) -> None:
+    exam = {"FLAIR": read_volume(files["FLAIR"])}
+    probability = np.full(exam["FLAIR"].grid.shape, 0.7, np.float32)
+    nothing = Anatomy(exam["FLAIR"].grid)
+    everything = find(exam, probability, probability, None, nothing, BRIGHT.info, ALIGNED)
+    assert everything.mask.all()
+    assert not everything.warnings
 
 
 def test_lesions_are_placed(found: rsaseg.Segmentation) -> None:

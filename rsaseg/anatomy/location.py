@@ -28,7 +28,7 @@ from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, map_coordinates
 
-from rsaseg.anatomy.brain import Mask, see_coarsely
+from rsaseg.anatomy.brain import Mask, see_coarsely, to_grid
 from rsaseg.anatomy.surface import Float
 from rsaseg.anatomy.ventricles import find_ventricles
 from rsaseg.imaging import Grid, Volume
@@ -76,6 +76,12 @@ class Anatomy:
     brain: Mask | None = None
     ventricles: Mask | None = None
     floor: NDArray[np.float64] | None = None
+
+    def outside_brain(self, grid: Grid) -> Mask:
+        """Return which voxels of a grid lie outside the brain; none where it could not be told."""
+        if self.brain is None:
+            return np.zeros(grid.shape, bool)
+        return ~to_grid(self.brain, self.grid, grid)
 
     @cached_property
     def surface_mm(self) -> Distance | None:

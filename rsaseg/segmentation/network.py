@@ -98,7 +98,7 @@ def segment_exam(
         **_computation(predictions[0]),
         **costs,
     }
-    return replace(result, record=record, warnings=tuple(notes))
+    return replace(result, record=record, warnings=(*notes, *result.warnings))
 
 
 def _run(

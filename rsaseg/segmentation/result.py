@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 THRESHOLD_RANGE = 0.15
 """How far a sensible threshold may lie from the chosen one, to either side."""
+LEFT_OUT_ML = 0.5
+"""Called outside the brain, from which on the user is warned; none in 15 scans of known kinds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +91,18 @@ def find(
     info: WeightsInfo,
     settings: Settings,
 ) -> Segmentation:
-    """Cut the lesions out of the probability and measure them, their confidence in ``sure``."""
+    """Cut the lesions out of the probability and measure them, their confidence in ``sure``.
+
+    What lies outside the brain is left out: no lesion is there, and what a network calls there, in
+    a scan unlike those that it learned from, may be more than what it calls inside.
+    """
     flair = exam["FLAIR"]
     threshold = info.threshold if settings.threshold is None else settings.threshold
     smallest = info.min_lesion_mm3 if settings.min_lesion_mm3 is None else settings.min_lesion_mm3
+    outside = anatomy.outside_brain(flair.grid)
+    left_out_ml = np.count_nonzero(probability[outside] > threshold) * flair.grid.voxel_mm3 / 1000
+    probability, sure = probability * ~outside, sure * ~outside
+    uncertainty = None if uncertainty is None else uncertainty * ~outside
     labels, _ = find_lesions(probability > threshold, flair.grid, smallest)
     lesions = tuple(describe_lesions(labels, flair.grid, probability, sure, anatomy))
     mask = (labels > 0).astype(np.uint8)
@@ -107,6 +117,7 @@ def find(
         "lesion_volume_ml": round(volume_ml, 4),
         "lesion_volume_interval_ml": [round(ml, 4) for ml in interval_ml],
         "lesions_to_review": sum(lesion.review for lesion in lesions),
+        "called_outside_brain_ml": round(left_out_ml, 4),
         "threshold": threshold,
         "interval_thresholds": [round(highest, 4), round(lowest, 4)],
         "min_lesion_mm3": smallest,
@@ -127,8 +138,19 @@ def find(
         grid=flair.grid,
         header=flair.header,
         record=record,
+        warnings=warn_of_outside(left_out_ml),
         uncertainty=uncertainty,
         images=exam,
+    )
+
+
+def warn_of_outside(called_ml: float) -> tuple[str, ...]:
+    """Return what the user should know if so much was called outside the brain."""
+    if called_ml < LEFT_OUT_ML:
+        return ()
+    return (
+        f"{called_ml:.1f} ml outside the brain were called lesion and are left out: this exam may "
+        f"be unlike those that the weights learned from; look at its mask with care",
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from rsaseg.anatomy import brain_region
 from rsaseg.imaging import read_mask, write_atomic
 from rsaseg.inference.probability import predict_in_turns, predict_mirrored
 from rsaseg.preprocessing import InputSpec, prepare, to_flair_grid
@@ -46,6 +47,9 @@ def segment_unseen(
         if seen.mirrored:
             answer = (answer + predict_mirrored(predict, image).probability) / 2
         probability = to_flair_grid(answer.numpy(), seen.grid, flair.grid)
+        brain = brain_region(exam)
+        if brain is not None:  # what lies outside is left out, as in use
+            probability *= brain
         content = io.BytesIO()
         np.save(content, probability.astype(np.float16))
         write_atomic(kept, content.getvalue())
