@@ -23,9 +23,9 @@ _CORNERS = np.array(list(np.ndindex(2, 2, 2)))  # half a voxel off, which change
 REVIEW_BELOW = 0.85
 """Lesions of a lower confidence are marked for review.
 
-Of 418 lesions that the shipped network found in patients it had not learned from, 97 % of the
-wrong and 58 % of the right ones lie under it, and 98 % of the others are right. Under 0.71, where
-Youden's index is best, would lie 85 % of the wrong ones (``tests/benchmarks/calibration.py``).
+Of 436 lesions that the shipped network found in patients it had not learned from, 95 % of the
+wrong and 58 % of the right ones lie under it, and 97 % of the others are right. Under 0.71, where
+Youden's index is best, would lie 90 % of the wrong ones (``tests/benchmarks/calibration.py``).
 """
 
 LESION_COLUMNS: dict[str, dict[str, Any]] = {
