@@ -77,11 +77,11 @@ class Anatomy:
     ventricles: Mask | None = None
     floor: NDArray[np.float64] | None = None
 
-    def outside_brain(self, grid: Grid) -> Mask:
-        """Return which voxels of a grid lie outside the brain; none where it could not be told."""
+    def inside_brain(self, grid: Grid) -> Mask:
+        """Return which voxels of a grid lie in the brain; all where it could not be told."""
         if self.brain is None:
-            return np.zeros(grid.shape, bool)
-        return ~to_grid(self.brain, self.grid, grid)
+            return np.ones(grid.shape, bool)
+        return to_grid(self.brain, self.grid, grid)
 
     @cached_property
     def surface_mm(self) -> Distance | None:

@@ -99,10 +99,10 @@ def find(
     flair = exam["FLAIR"]
     threshold = info.threshold if settings.threshold is None else settings.threshold
     smallest = info.min_lesion_mm3 if settings.min_lesion_mm3 is None else settings.min_lesion_mm3
-    outside = anatomy.outside_brain(flair.grid)
-    left_out_ml = np.count_nonzero(probability[outside] > threshold) * flair.grid.voxel_mm3 / 1000
-    probability, sure = probability * ~outside, sure * ~outside
-    uncertainty = None if uncertainty is None else uncertainty * ~outside
+    inside = anatomy.inside_brain(flair.grid)
+    left_out_ml = np.count_nonzero(probability[~inside] > threshold) * flair.grid.voxel_mm3 / 1000
+    probability = probability * inside
+    uncertainty = None if uncertainty is None else uncertainty * inside
     labels, _ = find_lesions(probability > threshold, flair.grid, smallest)
     lesions = tuple(describe_lesions(labels, flair.grid, probability, sure, anatomy))
     mask = (labels > 0).astype(np.uint8)

@@ -226,7 +226,7 @@ def make_exams(
     masks: Sequence[Path],
     template: Path | None,
     output: Path,
-    mirrored: bool = False,
+    mirrored: bool,
 ) -> None:
     """Write one patient's exam once with each of the masks."""
     case = find_case(place)
@@ -249,13 +249,12 @@ def make_exams(
     laid = None
     for path in masks:
         mask, mask_grid, number = read_numbered(path, mirrored)
-        there = mask
         if not mask_grid.matches(grid):
             if template is None:
                 raise InputError(f"{path}: not on the grid of {place}; give a --template")
             laid = laid or lay_on(template, exam, brain)
-            there = bring(mask, mask_grid, grid, laid)
-        fitted = fit_mask(there, white, grid)
+            mask = bring(mask, mask_grid, grid, laid)
+        fitted = fit_mask(mask, white, grid)
         made = paint_lesions(images, fitted, contrast, grid, np.random.default_rng(number))
         folder = output / f"{case.patient}-made-{number:02d}"
         if folder.exists():

@@ -35,7 +35,7 @@ import torch
 from table1 import own_threshold
 
 from rsaseg.errors import InputError, RsasegError
-from rsaseg.imaging import read_mask, write_atomic
+from rsaseg.imaging import make_folder, read_mask, write_atomic
 from rsaseg.inference.device import choose_device
 from rsaseg.metrics import Overlap, count_overlap, sample_average, voxel_average
 from rsaseg.preprocessing import SEQUENCES, InputSpec
@@ -70,7 +70,7 @@ def run_ours(
     learn = [cache_case(files[name], spec, options.results / "cache") for name in split.train]
     recipe, counted = make_recipe("default", model), folder / "steps"
     if not counted.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         steps = steps_for(recipe, learn, options.minutes, device)
         write_atomic(counted, str(steps).encode())
     recipe = replace(recipe, steps=int(counted.read_text()))
@@ -100,7 +100,7 @@ def prepare_nnunet(
             *((image, f"imagesTr/{name}_{i:04d}.nii.gz") for i, image in enumerate(images)),
             (case.lesion, f"labelsTr/{name}.nii.gz"),
         ):
-            (raw / place).parent.mkdir(parents=True, exist_ok=True)
+            make_folder((raw / place).parent)
             nib.load(path).to_filename(raw / place)
     told = {
         "channel_names": {str(i): sequence for i, sequence in enumerate(SEQUENCES)},
@@ -157,7 +157,7 @@ def run_nnunet(
     predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (fold,))
     raw = options.results / "nnunet" / "raw" / DATASET / "imagesTr"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     found = {}
     for name in splits[fold].test:
         images = [str(raw / f"{name}_{i:04d}.nii.gz") for i in range(len(SEQUENCES))]
