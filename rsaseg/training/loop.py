@@ -161,7 +161,8 @@ def fit(
         np.mean([np.mean(case.variants[0].lesion, dtype=np.float64) for case in cases])
     )
     learner = ranks.spread(network, device)
-    with stop_requests() as stop, closing(draw_batches(recipe, cases, first)) as batches:
+    ahead = 0 if device.type == "cpu" else 2
+    with stop_requests() as stop, closing(draw_batches(recipe, cases, first, ahead)) as batches:
         for batch in batches:
             started, step = time.perf_counter(), batch.step
             if step >= recipe.settled * recipe.steps:

@@ -14,9 +14,10 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import affine_grid, avg_pool3d, grid_sample, interpolate, pad
+from torch.nn.functional import avg_pool3d, interpolate, pad
 
 from rsaseg.training.cases import CachedCase, Variant
+from rsaseg.training.cut import cut_crop
 
 Array = NDArray[np.float32]
 
@@ -102,13 +103,13 @@ def draw_crop(
     half = np.array(crop_vox) / 2
     centre = np.where(shape > 2 * half, np.clip(centre, half, shape - half), shape / 2)
     spacing_mm = variant.spacing_mm
-    stack = _turned_crop(variant, seen, centre, crop_vox, spacing_mm, _turn(rng, augmentation))
+    stack = cut_crop(variant, seen, centre, crop_vox, spacing_mm, _turn(rng, augmentation))
     others = [other for other in cases if other.patient != patient]
     if others and rng.random() < augmentation.transplant:
         donor = _variant(others[rng.integers(len(others))], False, thickened)
         there, turn = centre / shape * donor.lesion.shape, _turn(rng, augmentation)
         if donor.present[seen].all():
-            stack = transplant(stack, _turned_crop(donor, seen, there, crop_vox, spacing_mm, turn))
+            stack = transplant(stack, cut_crop(donor, seen, there, crop_vox, spacing_mm, turn))
     channels, target = stack[:-1], stack[-1].clamp(0, 1)
     channels = channels * (1 + float(rng.uniform(-1, 0.5)) * augmentation.fade * target)
     image = torch.zeros(len(variant.image), *crop_vox)
@@ -138,44 +139,6 @@ def _turn(rng: Generator, augmentation: Augmentation) -> Array:
     mirror = np.diag([side, 1.0, 1.0])  # left and right
     turn: Array = (about_d @ about_w @ about_h @ mirror * size).astype(np.float32)
     return turn
-
-
-def _turned_crop(
-    variant: Variant,
-    seen: NDArray[np.intp],
-    centre: NDArray[np.float64],
-    crop_vox: tuple[int, int, int],
-    spacing_mm: tuple[float, float, float],
-    turn: Array,
-) -> Tensor:
-    """Sample a turned crop of channels and lesion, (C + 1, D, H, W); outside is the darkest value.
-
-    ``seen`` are the image's channels to sample, ``spacing_mm`` is the crop's along W, H and D.
-    """
-    image, lesion = variant.image, variant.lesion
-    # voxel offsets W, H, D: crop to volume
-    theta = turn * np.array(spacing_mm)[None] / np.array(variant.spacing_mm)[:, None]
-    reach = np.abs(theta) @ (np.array(crop_vox)[::-1] / 2)
-    reach_vox = np.ceil(reach[::-1]).astype(int) + 1  # D, H, W
-    middle = np.floor(centre).astype(int)
-    low, high = np.maximum(middle - reach_vox, 0), np.minimum(middle + reach_vox + 1, lesion.shape)
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    inside = torch.empty(len(seen) + 1, *(high - low).tolist())
-    for place, channel in enumerate(seen):  # NumPy takes four times as long to single precision
-        inside[place] = torch.from_numpy(np.array(image[(channel, *box)]))
-    inside[-1] = torch.from_numpy(np.array(lesion[box]))
-    fill = inside.amin(dim=(1, 2, 3), keepdim=True)  # lesion: 0
-    size_in = np.array(inside.shape[:0:-1], dtype=np.float32)
-    size_out = np.array(crop_vox[::-1], dtype=np.float32)
-    shift_vox = (centre - low - (np.array(inside.shape[1:]) - 1) / 2)[::-1]
-    matrix = np.concatenate(
-        [theta * size_out[None] / size_in[:, None], (2 * shift_vox / size_in)[:, None]], axis=1
-    )
-    grid = affine_grid(
-        torch.from_numpy(matrix.astype(np.float32))[None], [1, 1, *crop_vox], align_corners=False
-    )
-    sampled = grid_sample(inside.sub_(fill)[None], grid, align_corners=False)[0]  # 0 outside
-    return sampled.add_(fill)
 
 
 def transplant(stack: Tensor, given: Tensor) -> Tensor:

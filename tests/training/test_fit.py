@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -195,15 +196,41 @@ def test_cases_held_out_are_scored_and_change_nothing(whole: list[str], tmp_path
     assert all(0 <= float(value) <= 1 for value in told if value)
 
 
-def test_batches_drawn_ahead_are_the_ones_drawn_in_turn() -> None:
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_batches_drawn_side_by_side_or_ahead_are_the_ones_drawn_in_turn(ahead: int) -> None:
     cases = make_cases()
-    batches = list(draw_batches(SMALL, cases, 9))
+    threads = torch.get_num_threads()
+    batches = list(draw_batches(SMALL, cases, 9, ahead))
+    assert torch.get_num_threads() == threads
     assert [batch.step for batch in batches] == [9, 10, 11]
     for batch in batches:
         images, lesions, names = draw_batch(SMALL, cases, batch.step)
         assert torch.equal(batch.images, images)
         assert torch.equal(batch.lesions, lesions)
         assert batch.names == names
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_a_batch_is_drawn_when_its_turn_has_come_or_so_far_ahead(
+    ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crops by number, two a step; each by a thread that leaves the network's alone."""
+    drawn, threads = [], set()
+
+    def draw(*given: object) -> tuple[torch.Tensor, torch.Tensor, str]:
+        drawn.append(given[-1])
+        threads.add(torch.get_num_threads())
+        return torch.zeros(1), torch.zeros(1), "c1"
+
+    monkeypatch.setattr("rsaseg.training.loader.draw_crop", draw)
+    with closing(draw_batches(SMALL, make_cases(), 4, ahead)) as batches:
+        for step in (4, 5, 6):
+            next(batches)
+            deadline = time.monotonic() + 10
+            while len(drawn) < 2 * (step + ahead + 1 - 4) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert sorted(drawn) == list(range(8, 2 * (step + ahead + 1)))
+    assert threads == {1}
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from rsaseg.training.cases import CachedCase, Variant
+from rsaseg.training.cut import cut_crop, sample_affine
 from rsaseg.training.patches import (
     Augmentation,
-    _turned_crop,
+    _turn,
     draw_crop,
     transplant,
     vary_grey,
@@ -34,7 +36,7 @@ def make_case(name: str = "a", shape: tuple[int, int, int] = (12, 20, 24)) -> Ca
 
 def test_an_unturned_crop_is_the_volume_itself() -> None:
     case = make_case().variants[0]
-    crop = _turned_crop(
+    crop = cut_crop(
         case, ALL, np.array([5.5, 9.5, 11.5]), (4, 8, 8), SPACING_MM, np.eye(3, dtype=np.float32)
     )
     expected = case.image[:, 4:8, 6:14, 8:16].astype(np.float32)
@@ -42,10 +44,49 @@ def test_an_unturned_crop_is_the_volume_itself() -> None:
     assert np.allclose(crop[-1].numpy(), case.lesion[4:8, 6:14, 8:16], atol=1e-4)
 
 
+def test_an_unturned_crop_keeps_the_volumes_voxels_and_fills_what_lies_outside() -> None:
+    """The volume has 12 x 20 x 24 voxels; the crop's corner lies at (-2, 14, 20.4)."""
+    case = make_case().variants[0]
+    case.image[:] -= 1
+    centre = np.array([-2, 14, 20.4]) + (np.array((6, 8, 8)) - 1) / 2
+    still = np.eye(3, dtype=np.float32)
+    crop = cut_crop(case, np.array([0, 2]), centre, (6, 8, 8), SPACING_MM, still)
+    seen = case.image[[0, 2], :4, 14:, 20:].astype(np.float32)
+    assert torch.equal(crop[:2, 2:, :6, :4], torch.from_numpy(seen))
+    for channel, expected in zip(crop[:2], seen, strict=True):
+        assert bool((channel[:2] == expected.min()).all())
+        assert bool((channel[:, 6:] == expected.min()).all())
+    assert not crop[2].any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_acut_crop_is_as_exact_as_scipys_linear_one(seed: int) -> None:
+    """The truth is SciPy's cubic spline through a smooth volume."""
+    rng = np.random.default_rng(seed)
+    volume = gaussian_filter(rng.standard_normal((2, 20, 40, 44)), (0, 2, 3, 3))
+    volume[:, [0, -1]] = volume[:, :, [0, -1]] = volume[..., [0, -1]] = 0
+    turn = _turn(rng, Augmentation(rotation_deg=40, tilt_deg=12, scale=0.2)).astype(float)
+    theta = turn * np.array([1, 1, 3]) / np.array([[1], [1], [2]])
+    corner = np.array([22, 20, 9.5]) - theta @ ((np.array([30, 28, 12]) - 1) / 2)
+    whd = np.stack(np.meshgrid(*map(np.arange, (30, 28, 12)), indexing="ij"))
+    at = np.tensordot(theta, whd, 1) + corner[:, None, None, None]
+    dhw = at[::-1].transpose(0, 3, 2, 1)
+    linear, true = (
+        np.stack([map_coordinates(channel, dhw, order=order) for channel in volume])
+        for order in (1, 3)
+    )
+    found = sample_affine(torch.from_numpy(volume).float(), theta, corner, (12, 28, 30)).numpy()
+    assert found.shape == true.shape
+    assert np.abs(found - true).mean() < 1.1 * np.abs(linear - true).mean()
+    outside = ((dhw < -1) | (dhw > np.array([20, 40, 44])[:, None, None, None])).any(axis=0)
+    assert outside.any()
+    assert not found[:, outside].any()
+
+
 def test_a_mirrored_crop_is_left_for_right() -> None:
     case = make_case().variants[0]
     mirror = np.diag([-1, 1, 1]).astype(np.float32)
-    crop = _turned_crop(case, ALL, np.array([5.5, 9.5, 11.5]), (4, 8, 8), SPACING_MM, mirror)
+    crop = cut_crop(case, ALL, np.array([5.5, 9.5, 11.5]), (4, 8, 8), SPACING_MM, mirror)
     expected = case.image[:, 4:8, 6:14, 8:16][..., ::-1].astype(np.float32)
     assert np.allclose(crop[:-1].numpy(), expected, atol=1e-4)
 
@@ -53,7 +94,7 @@ def test_a_mirrored_crop_is_left_for_right() -> None:
 def test_a_quarter_turn_about_the_long_axis() -> None:
     case = make_case().variants[0]
     quarter = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], dtype=np.float32)
-    crop = _turned_crop(case, ALL, np.array([5.5, 9.5, 11.5]), (4, 8, 8), SPACING_MM, quarter)
+    crop = cut_crop(case, ALL, np.array([5.5, 9.5, 11.5]), (4, 8, 8), SPACING_MM, quarter)
     straight = case.image[:, 4:8, 6:14, 8:16].astype(np.float32)
     # crop offset (w, h) lies at volume offset (-h, w)
     expected = np.flip(straight.transpose(0, 1, 3, 2), axis=2)
@@ -64,7 +105,7 @@ def test_a_crop_has_the_voxel_size_asked_for() -> None:
     case = make_case().variants[0]
     still = np.eye(3, dtype=np.float32)
     centre = np.array([5.5, 9.5, 11.5])
-    thick = _turned_crop(case, ALL, centre, (4, 8, 8), (1.0, 1.0, 6.0), still)
+    thick = cut_crop(case, ALL, centre, (4, 8, 8), (1.0, 1.0, 6.0), still)
     # every second slice of the volume; the crop's middle lies between two of its slices
     halfway = (case.image[:, 2:9:2, 6:14, 8:16] + case.image[:, 3:10:2, 6:14, 8:16]) / 2
     assert np.allclose(thick[:-1].numpy(), halfway.astype(np.float32), atol=1e-2)
