@@ -135,16 +135,18 @@ def scan_cases(folders: Sequence[Path]) -> tuple[list[CaseFiles], list[str]]:
 def split_folds(cases: Sequence[CaseFiles], folds: int) -> list[list[CaseFiles]]:
     """Deal the patients, in order of name, to ``folds`` folds; a patient's visits stay together.
 
+    Patients of whom there are made exams alone have nothing to test, and are in no fold.
+
     Raises
     ------
     InputError
         If there are fewer patients than folds.
     """
-    patients = sorted({case.patient for case in cases})
+    patients = sorted({case.patient for case in cases if not case.made})
     if len(patients) < folds:
         raise InputError(f"{folds} folds need {folds} patients; there are {len(patients)}")
     fold_of = {patient: i % folds for i, patient in enumerate(patients)}
-    return [[case for case in cases if fold_of[case.patient] == i] for i in range(folds)]
+    return [[case for case in cases if fold_of.get(case.patient) == i] for i in range(folds)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -94,7 +94,8 @@ def check_case(
         if path == case.lesion and mask.any():
             problems += _seen_before(path, mask, case, seen)
         if "FLAIR" in volumes:
-            problems += _check_mask(path, mask, grid, volumes["FLAIR"], path == case.lesion)
+            drawn = path == case.lesion and not case.made  # made ones may be fainter than real ones
+            problems += _check_mask(path, mask, grid, volumes["FLAIR"], drawn)
     if "FLAIR" in volumes:
         problems += _check_grids(volumes, spec, crop_vox)
     return problems
@@ -126,14 +127,14 @@ def _by(sizes: Iterable[int]) -> str:
     return "x".join(str(size) for size in sizes)
 
 
-def _check_mask(path: Path, mask: Mask, grid: Grid, flair: Volume, lesions: bool) -> Iterator[str]:
+def _check_mask(path: Path, mask: Mask, grid: Grid, flair: Volume, drawn: bool) -> Iterator[str]:
     if not grid.matches(flair.grid):
         yield f"{path}: not on the FLAIR's grid; draw the mask on the FLAIR"
         return
     if not mask.any():
         yield f"{path}: marks no voxel; fill it, or leave the case out"
         return
-    if not lesions:
+    if not drawn:
         return
     often = brighter_than_around(mask, flair)
     own = often.pop(())

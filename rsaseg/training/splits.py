@@ -57,7 +57,7 @@ def draw_splits(cases: Sequence[CaseFiles], validation: Validation, seed: int) -
     if validation.folds:
         tests = [{c.patient for c in part} for part in split_folds(cases, validation.folds)]
         return [_part(cases, test, f"fold-{i}") for i, test in enumerate(tests)]
-    patients = sorted({case.patient for case in cases})
+    patients = sorted({case.patient for case in cases if not case.made})
     if validation.splits and not 0 < validation.train_size < len(patients):
         raise InputError(
             f"{validation.train_size} patients to train on leave none to test of "

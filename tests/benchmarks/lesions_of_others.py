@@ -17,9 +17,10 @@ masks to a scan, the four after them to the next; without it each scan gets all.
 swaps left and right of every mask, for as many exams again.
 
 Each exam is a case for ``rsaseg train`` by the name of the scan's patient with ``-made-`` and the
-mask's number, 50 higher where mirrored, so that it is learned from with that patient, and never
-tested on. Masks of patients left out by ``--leave-out`` are not used: give all whose own scans are
-among the cases, or a fold would learn where the lesions of those it left out are.
+mask's number, 50 higher where mirrored, and higher by ``--add``, so that it is learned from with
+that patient, and never tested on. Masks of patients left out by ``--leave-out`` are not used: give
+all whose own scans are among the cases, or a fold would learn where the lesions of those it left
+out are.
 """
 
 from __future__ import annotations
@@ -187,13 +188,19 @@ def texture(rng: Generator, grid: Grid, sigma_mm: float) -> Array:
 
 
 def paint_lesions(
-    images: Images, mask: Mask, contrast: Contrast, grid: Grid, rng: Generator
+    images: Images,
+    mask: Mask,
+    contrast: Contrast,
+    grid: Grid,
+    rng: Generator,
+    spread: float = 0.3,
 ) -> Images:
     """Return images, in units of their medians, with lesions where ``mask`` is."""
     parts, n = label(mask)
-    usual = contrast.flair * np.exp(rng.normal(0, 0.15))
+    usual = contrast.flair * np.exp(rng.normal(0, spread))
     strength = np.clip(rng.normal(usual, max(contrast.spread, 0.08), n + 1), 0.12, 0.9)
-    share = blur(mask, rng.uniform(0.5, 0.9), grid)
+    core = blur(mask, 2.5, grid)  # higher deep in large lesions
+    share = blur(mask, rng.uniform(0.5, 0.9), grid) * (1 + rng.uniform(-0.5, 0.4) * core)
     inside = np.bincount(parts.ravel(), share.ravel()) / np.maximum(np.bincount(parts.ravel()), 1)
     strength /= np.maximum(inside, 0.4)  # so that a lesion's mean is what was drawn
     strength[0] = 0
@@ -201,7 +208,6 @@ def paint_lesions(
     peak = maximum_filter(strength[parts], rim_vox)  # so that the soft rim has its lesion's
     uneven = 1 + 0.25 * texture(rng, grid, 4) + 0.15 * texture(rng, grid, 1.2)
     added = share * peak * np.clip(uneven, 0.3, 1.7)
-    core = blur(mask, 2.5, grid)  # higher deep in large lesions
     t2, t1 = contrast.t2 * rng.uniform(0.7, 1.3), contrast.t1 * rng.uniform(0.5, 1.5)
     return {
         "FLAIR": images["FLAIR"] + added,
@@ -210,63 +216,106 @@ def paint_lesions(
     }
 
 
-def read_numbered(path: Path, mirrored: bool) -> tuple[Mask, Grid, int]:
-    """Return a mask, its grid and its number; mirrored, left and right of the array swapped."""
+def read_numbered(path: Path, options: argparse.Namespace) -> tuple[Mask, Grid, int]:
+    """Return a mask, its grid and its exam's number; mirrored, with left and right swapped."""
     mask, grid = read_mask(path)
-    number = int(re.findall(r"\d+", path.name)[-1])
-    if not mirrored:
+    number = int(re.findall(r"\d+", path.name)[-1]) + options.add
+    if not options.mirrored:
         return mask, grid, number
     side = int(np.abs(grid.affine[0, :3]).argmax())
     return np.flip(mask, side), grid, number + 50
 
 
-def make_exams(
-    place: Path,
-    filled: bool,
-    masks: Sequence[Path],
-    template: Path | None,
-    output: Path,
-    mirrored: bool,
-) -> None:
-    """Write one patient's exam once with each of the masks."""
+@dataclass(frozen=True)
+class Head:
+    """A patient's exam to paint into.
+
+    Attributes
+    ----------
+    case : CaseFiles
+    exam : dict
+        Its sequences as they are.
+    images : dict
+        The same in units of the deep brain's medians.
+    median : dict
+        These medians, in the scan's grey values.
+    own, brain, white : ndarray
+        (X, Y, Z) bool: the lesions in it, the brain, and where lesions may be painted.
+    """
+
+    case: CaseFiles
+    exam: Exam
+    images: Images
+    median: dict[str, float]
+    own: Mask
+    brain: Mask
+    white: Mask
+
+    @property
+    def grid(self) -> Grid:
+        return self.exam["FLAIR"].grid
+
+
+def read_head(place: Path, filled: bool = False) -> Head:
+    """Return a case's exam with its own lesions, or with these filled in."""
     case = find_case(place)
     exam, (own, grid) = read_exam(case), read_mask(case.lesion)
     brain = brain_of(case, exam)
     depth_mm = distance_transform_edt(brain, grid.spacing_mm)
     deep = deep_part(depth_mm)
     median = {n: float(np.median(v.data[deep & (v.data > 0)])) for n, v in exam.items()}
-    images = {name: volume.data / median[name] for name, volume in exam.items()}
-    white = white_matter(images, depth_mm, grid)
-    try:
-        contrast = measure_contrast(images, own, white, grid)
-    except InputError as error:
-        raise InputError(f"{case.lesion}: {error}; choose another case") from None
-    if filled:
+    if filled and own.any():
         exam, _ = fill_lesions(exam, own)
         own = np.zeros_like(own)
-        images = {name: volume.data / median[name] for name, volume in exam.items()}
-        white = white_matter(images, depth_mm, grid)
-    laid = None
+    images = {name: volume.data / median[name] for name, volume in exam.items()}
+    white = white_matter(images, depth_mm, grid)
+    return Head(case, exam, images, median, own, brain, white)
+
+
+def contrast_of(head: Head) -> Contrast:
+    """Return the contrast of the lesions in a scan.
+
+    Raises
+    ------
+    InputError
+        If none of them is large enough.
+    """
+    try:
+        return measure_contrast(head.images, head.own, head.white, head.grid)
+    except InputError as error:
+        raise InputError(
+            f"{head.case.lesion}: {error}; choose another case, or --like one"
+        ) from None
+
+
+def make_exams(
+    head: Head, contrast: Contrast, masks: Sequence[Path], options: argparse.Namespace
+) -> None:
+    """Write one patient's exam once with each of the masks."""
+    case, grid, laid = head.case, head.grid, None
     for path in masks:
-        mask, mask_grid, number = read_numbered(path, mirrored)
+        mask, mask_grid, number = read_numbered(path, options)
         if not mask_grid.matches(grid):
-            if template is None:
-                raise InputError(f"{path}: not on the grid of {place}; give a --template")
-            laid = laid or lay_on(template, exam, brain)
+            if options.template is None:
+                raise InputError(f"{path}: not on the grid of {case.name}; give a --template")
+            laid = laid or lay_on(options.template, head.exam, head.brain)
             mask = bring(mask, mask_grid, grid, laid)
-        fitted = fit_mask(mask, white, grid)
-        made = paint_lesions(images, fitted, contrast, grid, np.random.default_rng(number))
-        folder = output / f"{case.patient}-made-{number:02d}"
+        fitted = fit_mask(mask, head.white, grid)
+        rng = np.random.default_rng(number)
+        made = paint_lesions(head.images, fitted, contrast, grid, rng, options.spread)
+        folder = options.output / f"{case.patient}-made-{number:02d}"
         if folder.exists():
             raise InputError(f"{folder}: is there already; choose another output folder")
         folder.mkdir(parents=True)
         for name, data in made.items():
-            grey = np.clip(data, 0, None) * median[name] * (exam[name].data > 0)
-            write_nifti(folder / f"{name}.nii.gz", grey.astype(np.float32), exam[name].header)
-        lesion = (fitted | own).astype(np.uint8)
-        write_nifti(folder / "lesion.nii.gz", lesion, exam["FLAIR"].header)
+            volume = head.exam[name]
+            grey = np.clip(data, 0, None) * head.median[name] * (volume.data > 0)
+            write_nifti(folder / f"{name}.nii.gz", grey.astype(np.float32), volume.header)
+        lesion = (fitted | head.own).astype(np.uint8)
+        write_nifti(folder / "lesion.nii.gz", lesion, head.exam["FLAIR"].header)
         if case.brain is not None:
-            write_nifti(folder / "brain.nii.gz", brain.astype(np.uint8), exam["FLAIR"].header)
+            brain = head.brain.astype(np.uint8)
+            write_nifti(folder / "brain.nii.gz", brain, head.exam["FLAIR"].header)
         print(f"{folder}: {grid.voxel_mm3 * lesion.sum() / 1000:.1f} ml", flush=True)
 
 
@@ -276,8 +325,11 @@ def main() -> None:
     parser.add_argument("--masks", type=Path, required=True, help="Folder of lesion masks.")
     parser.add_argument("--leave-out", action="append", default=[], help="Name of a mask.")
     parser.add_argument("--template", type=Path, help="A stripped case on the masks' grid.")
+    parser.add_argument("--like", type=Path, help="A case whose lesions all take after.")
     parser.add_argument("--each", type=int, help="Masks for each scan. Default: all.")
     parser.add_argument("--mirrored", action="store_true", help="Swap the masks' left and right.")
+    parser.add_argument("--spread", type=float, default=0.3, help="Of their brightness, as a log.")
+    parser.add_argument("--add", type=int, default=0, help="To each exam's number.")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     masks = sorted(options.masks.glob("*.nii*"))
@@ -285,15 +337,9 @@ def main() -> None:
     each = options.each or len(masks)
     for i, scan in enumerate(options.scans):
         place, _, filled = scan.partition("=")
+        contrast = contrast_of(read_head(options.like or Path(place)))
         dealt = [masks[(i * each + k) % len(masks)] for k in range(each)]
-        make_exams(
-            Path(place),
-            filled == "filled",
-            dealt,
-            options.template,
-            options.output,
-            options.mirrored,
-        )
+        make_exams(read_head(Path(place), filled == "filled"), contrast, dealt, options)
 
 
 if __name__ == "__main__":

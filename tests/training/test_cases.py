@@ -81,6 +81,14 @@ def test_folds_part_the_cases_and_never_a_patient(visits: list[int], folds: int)
     assert max(len(p) for p in patients) - min(len(p) for p in patients) <= 1
 
 
+def test_patients_of_made_exams_alone_are_in_no_fold() -> None:
+    names = ["anna", "berta", "carla-made-01", "dora", "emma-made-02", "anna-made-01"]
+    cases = [CaseFiles(name, {}, Path("lesion.nii")) for name in names]
+    parts = split_folds(cases, 3)
+    found = [[case.name for case in part] for part in parts]
+    assert found == [["anna", "anna-made-01"], ["berta"], ["dora"]]
+
+
 def test_bad_folders(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         find_cases([data / "nowhere"])

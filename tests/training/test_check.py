@@ -88,6 +88,15 @@ def test_what_is_made_from_a_patients_exam_may_keep_some_of_it(data: Path) -> No
     assert "same voxels" in found[0]
 
 
+def test_made_lesions_need_not_be_brighter_than_what_is_around(data: Path) -> None:
+    for seed, name in ((3, "p1-made-01"), (4, "p3")):
+        write_case(data / name, make_exam(seed))
+        change(data / name / "lesion.nii", FAULTS["elsewhere"][1])
+    found = problems_of(data)
+    assert len(found) == 1, found
+    assert str(data / "p3" / "lesion.nii") in found[0]
+
+
 def test_all_problems_at_once(data: Path) -> None:
     (data / "p3").mkdir()
     nib.load(data / "p1" / "FLAIR.nii").to_filename(data / "p3" / "FLAIR.nii")

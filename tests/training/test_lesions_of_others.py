@@ -122,6 +122,38 @@ def test_a_scan_without_a_lesion_large_enough_is_refused(made_by: ModuleType, sc
         run(made_by, scans, f"{scans / 'labelled/anna'}")
 
 
+def test_a_scan_without_lesions_takes_after_another(made_by: ModuleType, scans: Path) -> None:
+    """Anna's lesion is 0.5 brighter in FLAIR; Berta's head has none, and half its grey values."""
+    rng = np.random.default_rng(3)
+    grey = {name: BRAIN * (50 + rng.normal(0, 0.5, SHAPE)) for name in ("T1", "T2", "FLAIR")}
+    exam = {name: data.astype(np.float32) for name, data in grey.items()}
+    write_case(scans / "labelled/berta", exam | {"lesion": np.zeros(SHAPE, np.uint8)}, (1, 1, 1))
+    like = f"--like {scans / 'labelled/anna'} --spread 0 --add 100"
+    run(made_by, scans, f"{scans / 'labelled/berta'}=filled {like}")
+    cases = find_cases([scans / "made"])
+    assert [case.name for case in cases] == ["berta-made-104", "berta-made-107"]
+    for case in cases:
+        lesion = nib.load(case.lesion).get_fdata() > 0
+        over = nib.load(case.sequences["FLAIR"]).get_fdata()[lesion].mean() - 50
+        assert 0.35 < over / 50 < 0.65
+
+
+def test_large_lesions_rise_or_fall_to_the_middle(made_by: ModuleType) -> None:
+    grid = Grid(SHAPE, np.eye(4))
+    flat = {name: BRAIN.astype(np.float32) for name in ("T1", "T2", "FLAIR")}
+    own = made_by.Contrast(0.5, 0, 1, -0.5)
+    large, middle = ball((20, 22, 18), 8), ball((20, 22, 18), 3)
+    means, rises = [], []
+    for seed in range(20):
+        new = made_by.paint_lesions(flat, large, own, grid, np.random.default_rng(seed), 0)
+        over = new["FLAIR"] - 1
+        means.append(over[large].mean())
+        rises.append(over[middle].mean() - over[large & ~ball((20, 22, 18), 6)].mean())
+    assert abs(np.mean(means) - 0.5) < 0.06
+    assert min(rises) < -0.05
+    assert max(rises) > 0.15
+
+
 def test_masks_are_dealt_in_turn(made_by: ModuleType, scans: Path) -> None:
     anna = scans / "labelled/anna"
     run(made_by, scans, f"{anna} {anna}=filled --each 1")
