@@ -9,7 +9,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv3d, interpolate, linear, pad
+from torch.nn.functional import conv3d, conv_transpose3d, interpolate, linear, pad
 
 from rsaseg.errors import InputError
 from rsaseg.networks.attention import NonLocalBlock, RSABlock
@@ -127,6 +127,45 @@ class PointConv(nn.Conv3d):
         return linear(x.movedim(1, -1), self.weight.flatten(1)).movedim(-1, 1)
 
 
+def conv_joined(fine: Tensor, coarse: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Convolve two maps joined along the channels, the coarse one brought to the fine one's size.
+
+    Exactly ``conv3d(cat([fine, interpolate(coarse, fine.shape[2:])], 1), weight, bias)`` with as
+    many voxels as before. Doubling an axis repeats each voxel, so that a kernel after it sees some
+    voxel twice: convolving the coarse map as it is, transposed and with stride 2, takes 2 products
+    along that axis instead of 3, and neither the larger map nor the joined one is made. An axis
+    that does not double is brought to size first.
+
+    Parameters
+    ----------
+    fine, coarse : Tensor
+        (N, C, D, H, W), and (N, C', D', H', W') of about half the size.
+    weight : Tensor
+        (c_out, C + C', k, k, k) with every k odd.
+    bias : Tensor, optional
+        (c_out,).
+
+    Returns
+    -------
+    Tensor
+        (N, c_out, D, H, W).
+    """
+    size, half = fine.shape[2:], coarse.shape[2:]
+    steps = [1 + (n == 2 * m) for n, m in zip(size, half, strict=True)]
+    if 1 in steps:
+        kept = [m if step == 2 else n for n, m, step in zip(size, half, steps, strict=True)]
+        coarse = interpolate(coarse, kept)
+    here, there = weight.split([fine.shape[1], coarse.shape[1]], dim=1)
+    kernel = there.transpose(0, 1).flip(2, 3, 4)
+    for before, step in zip((4, 2, 0), steps, strict=True):  # as pad counts: D, H, W
+        if step == 2:
+            ends = [0] * before + [0, 1]
+            kernel = pad(kernel, ends) + pad(kernel, [*ends[:before], 1, 0])
+    padding = [k // 2 for k in weight.shape[2:]]
+    doubled = conv_transpose3d(coarse, kernel, stride=steps, padding=padding)
+    return conv3d(fine, here, bias, padding=padding).add_(doubled)
+
+
 class ConvNormReLU(nn.Sequential):
     """A convolution without bias, normalisation, ReLU.
 
@@ -141,17 +180,23 @@ class ConvNormReLU(nn.Sequential):
             nn.GroupNorm(groups, c_out) if groups else nn.BatchNorm3d(c_out, momentum=0.02),
             nn.ReLU(inplace=True),
         )
+        self.padding = padding
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (N, c_out, D, H, W) of (N, c_in, D, H, W)."""
+    def forward(self, x: Tensor, coarse: Tensor | None = None) -> Tensor:
+        """Return (N, c_out, D, H, W) of (N, c_in, D, H, W); see `conv_joined` for a coarser map."""
         conv, norm, relu = self
-        if norm.training or not isinstance(norm, nn.BatchNorm3d) or not isinstance(conv, nn.Conv3d):
-            return cast(Tensor, relu(norm(conv(x))))
-        mean, variance = cast("tuple[Tensor, Tensor]", (norm.running_mean, norm.running_var))
-        factor = norm.weight * torch.rsqrt(variance + norm.eps)
-        weight = conv.weight * factor[:, None, None, None, None]
-        shift = norm.bias - mean * factor
-        return cast(Tensor, relu(conv3d(x, weight, shift, padding=conv.padding)))
+        weight, shift, folded = cast(Tensor, conv.weight), None, False
+        if isinstance(norm, nn.BatchNorm3d) and not norm.training:
+            folded = True
+            mean, variance = cast("tuple[Tensor, Tensor]", (norm.running_mean, norm.running_var))
+            factor = norm.weight * torch.rsqrt(variance + norm.eps)
+            weight = weight * factor[:, None, None, None, None]
+            shift = norm.bias - mean * factor
+        if coarse is None:
+            y = conv3d(x, weight, shift, padding=self.padding)
+        else:
+            y = conv_joined(x, coarse, weight, shift)
+        return cast(Tensor, relu(y if folded else norm(y)))
 
 
 class RSANet(nn.Module):
@@ -217,9 +262,8 @@ class RSANet(nn.Module):
                 x = self.down[level](x)
         x = self.attend_bottom(x)
         for level in reversed(range(bottom)):
-            skip = skips.pop()
-            x = interpolate(self.up[level](x), size=skip.shape[2:], mode="nearest")
-            x = self.decoder[level](torch.cat([skip, x], dim=1))
+            first, second = cast(nn.Sequential, self.decoder[level])
+            x = second(first(skips.pop(), self.up[level](x)))
             if level == bottom - 1:
                 x = self.attend_decoder(x)
         logits = depth_to_space(self.head(x), self.config.patch_vox)

@@ -50,6 +50,7 @@ from monai.transforms import (
     RandSimulateLowResolutiond,
 )
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from rsaseg.networks.attention import AXIAL, CORONAL, SAGITTAL, RSABlock, slice_attention
 from rsaseg.networks.unet import ConvNormReLU, PointConv, RSANet
@@ -123,6 +124,16 @@ class PlainAttention(RSABlock):
         return m
 
 
+class PlainConvs(nn.Sequential):
+    """Convolution, normalisation and ReLU one after the other, of maps that are joined first."""
+
+    def forward(self, x: Tensor, coarse: Tensor | None = None) -> Tensor:
+        if coarse is not None:
+            x = torch.cat([x, interpolate(coarse, x.shape[2:])], dim=1)
+        joined: Tensor = super().forward(x)
+        return joined
+
+
 def in_plain_layers(network: nn.Module) -> nn.Module:
     """Replace what this project computes in faster forms by PyTorch's layers, weights kept."""
     for name, child in network.named_children():
@@ -132,7 +143,7 @@ def in_plain_layers(network: nn.Module) -> nn.Module:
         elif isinstance(child, PointConv):
             plain = nn.Conv3d(child.in_channels, child.out_channels, 1, bias=False)
         elif isinstance(child, ConvNormReLU):
-            plain = nn.Sequential(*child)
+            plain = PlainConvs(*child)
         else:
             continue
         plain.load_state_dict(child.state_dict())

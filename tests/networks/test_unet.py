@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import conv3d, interpolate
 
 from rsaseg.networks.attention import RSABlock
 from rsaseg.networks.unet import (
@@ -14,6 +15,7 @@ from rsaseg.networks.unet import (
     NetworkConfig,
     PointConv,
     RSANet,
+    conv_joined,
     depth_to_space,
     space_to_depth,
 )
@@ -135,8 +137,45 @@ def test_space_to_depth_by_hand_and_back():
     assert torch.equal(depth_to_space(space_to_depth(x, (2, 3, 1)), (2, 3, 1)), x)
 
 
-def test_settled_normalisation_is_pytorchs_layer_by_layer_gradients_too(
-    monkeypatch: pytest.MonkeyPatch,
+def in_pytorchs_layers(convs: ConvNormReLU, x: Tensor, coarse: Tensor | None = None) -> Tensor:
+    """Join, convolve, normalise and cut at 0, one after the other."""
+    if coarse is not None:
+        x = torch.cat([x, interpolate(coarse, x.shape[2:])], dim=1)
+    return nn.Sequential.forward(convs, x)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.tuples(*[st.integers(2, 7)] * 3),
+    st.tuples(*[st.sampled_from([1, 3])] * 3),
+    st.booleans(),
+)
+def test_convolving_a_doubled_map_is_joining_and_convolving(
+    size: tuple[int, int, int], kernel: tuple[int, int, int], biased: bool
+) -> None:
+    torch.manual_seed(0)
+    half = [(n + 1) // 2 for n in size]
+    fine = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    coarse = torch.randn(2, 4, *half, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, 7, *kernel, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(5, dtype=torch.float64) if biased else None
+    ours = conv_joined(fine, coarse, weight, bias)
+    joined = torch.cat([fine, interpolate(coarse, size)], dim=1)
+    theirs = conv3d(joined, weight, bias, padding=[k // 2 for k in kernel])
+    assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+    scale = torch.randn_like(theirs)
+    leaves = (fine, coarse, weight)
+    for one, other in zip(
+        torch.autograd.grad((ours * scale).sum(), leaves),
+        torch.autograd.grad((theirs * scale).sum(), leaves),
+        strict=True,
+    ):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(8, 16, 16), (5, 10, 13)])
+def test_the_faster_forms_are_pytorchs_layer_by_layer_gradients_too(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int, int]
 ) -> None:
     torch.manual_seed(0)
     network = open_attention(RSANet(NetworkConfig(channels=(8, 8, 16), groups=0)))
@@ -144,9 +183,9 @@ def test_settled_normalisation_is_pytorchs_layer_by_layer_gradients_too(
         if isinstance(norm, nn.BatchNorm3d):
             for value in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
                 nn.init.uniform_(value, 0.1, 0.5)
-    x = torch.randn(1, 3, 8, 16, 16)
+    x = torch.randn(1, 3, *size)
     results = []
-    for forward in (ConvNormReLU.forward, nn.Sequential.forward):
+    for forward in (ConvNormReLU.forward, in_pytorchs_layers):
         monkeypatch.setattr(ConvNormReLU, "forward", forward)
         network.zero_grad()
         output = network.eval()(x)
@@ -175,7 +214,8 @@ def test_every_large_layer_of_the_default_network_keeps_channels_last() -> None:
     network = RSANet(DEFAULT).eval()
     turned = []
     for name, module in network.named_modules():
-        if isinstance(module, nn.Conv3d) and "attend" not in name and name != "stem":
+        large = isinstance(module, (nn.Conv3d, ConvNormReLU))
+        if large and "attend" not in name and name != "stem":
             module.register_forward_hook(
                 lambda _, inputs, output, name=name: turned.extend(
                     name
