@@ -12,7 +12,7 @@ from rsaseg.errors import DeviceError
 from rsaseg.networks.unet import RSANet
 from rsaseg.training.recipe import Recipe
 
-_PROBE_VOX = (8, 32, 32)
+_PROBES_VOX = (8, 32, 32), (16, 32, 32)
 _COPIES = 5
 """Of the weights: their gradients, two moments of Adam, and the average."""
 
@@ -20,7 +20,8 @@ _COPIES = 5
 def step_bytes(recipe: Recipe, crops: int) -> int:
     """Return a lower bound of what a training step takes.
 
-    What a pass over a small crop keeps for its gradients is measured and scaled to the real one.
+    What passes over two small crops keep for their gradients is measured; by how much more the
+    larger keeps is scaled to the real crops. What does not grow with the crop drops out.
 
     Parameters
     ----------
@@ -31,6 +32,14 @@ def step_bytes(recipe: Recipe, crops: int) -> int:
     """
     with torch.random.fork_rng(devices=[]):
         network = RSANet(recipe.network)
+    small, large = (_kept_bytes(network, size) for size in _PROBES_VOX)
+    per_voxel = (large - small) / (prod(_PROBES_VOX[1]) - prod(_PROBES_VOX[0]))
+    parameters = sum(p.numel() * p.element_size() for p in network.parameters())
+    return int(per_voxel * crops * prod(recipe.crop_vox)) + _COPIES * parameters
+
+
+def _kept_bytes(network: RSANet, crop_vox: tuple[int, int, int]) -> int:
+    """Return what a pass over one crop keeps for its gradients."""
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -38,15 +47,12 @@ def step_bytes(recipe: Recipe, crops: int) -> int:
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
-    probe = torch.zeros(1, recipe.network.in_channels, *_PROBE_VOX)
+    probe = torch.zeros(1, network.config.in_channels, *crop_vox)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         logits = network(probe)
-    features = sum(size for pointer, size in kept.items() if pointer not in weights)
-    scale = crops * prod(recipe.crop_vox) / prod(_PROBE_VOX)
-    parameters = sum(p.numel() * p.element_size() for p in network.parameters())
+    total = sum(kept.values())
     del logits  # until here the graph held every storage, so that no address came twice
-    return int(features * scale) + _COPIES * parameters
+    return total
 
 
 def free_bytes(device: torch.device) -> int | None:

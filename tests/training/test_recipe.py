@@ -82,6 +82,23 @@ def test_options_change_a_recipe_and_nonsense_is_refused() -> None:
         make_recipe("best")
 
 
+def test_what_a_step_takes_is_what_a_pass_keeps_of_the_real_crop() -> None:
+    recipe = Recipe(crop_vox=(32, 64, 96))
+    network = RSANet(recipe.network)
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address comes twice
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(torch.zeros(1, 3, *recipe.crop_vox))
+    weights = sum(p.numel() for p in network.parameters()) * 4
+    of_weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    features = sum(one.nbytes() for place, one in kept.items() if place not in of_weights)
+    assert step_bytes(recipe, 1) - 5 * weights == pytest.approx(features, rel=0.06)
+
+
 def test_a_step_that_cannot_fit_is_refused_with_both_figures() -> None:
     recipe = Recipe(network=TINY, crop_vox=(32, 64, 64))
     one = step_bytes(recipe, 1)
