@@ -163,12 +163,16 @@ class Variant:
         Voxel size along W, H, D.
     stripped : bool
         The brain alone, by a brain mask.
+    brain : ndarray, optional
+        (D, H, W) float16, 0..1: fraction of the voxel that is brain; with the skull on, where there
+        is a brain mask.
     """
 
     image: NDArray[np.float16]
     lesion: NDArray[np.float16]
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 3.0)
     stripped: bool = False
+    brain: NDArray[np.float16] | None = None
 
     @cached_property
     def present(self) -> NDArray[np.bool_]:
@@ -216,7 +220,7 @@ def cache_case(files: CaseFiles, spec: InputSpec, folder: Path) -> CachedCase:
     paths = [*files.sequences.values(), files.lesion, *([files.brain] if files.brain else [])]
     prepared = asdict(spec)
     del prepared["mirrored"]  # says how often an exam is seen
-    digest = hashlib.sha256(json.dumps([6, prepared, sorted(files.sequences)]).encode())
+    digest = hashlib.sha256(json.dumps([7, prepared, sorted(files.sequences)]).encode())
     for path in paths:
         digest.update(path.read_bytes())
     place = folder / f"{files.name}-{digest.hexdigest()[:12]}"
@@ -234,7 +238,9 @@ def cache_case(files: CaseFiles, spec: InputSpec, folder: Path) -> CachedCase:
     for i, (spacing_mm, stripped) in enumerate(json.loads((place / "done").read_text())):
         image = np.load(place / f"image-{i}.npy", mmap_mode="r")
         lesion = np.load(place / f"lesion-{i}.npy", mmap_mode="r")
-        variants.append(Variant(image, lesion, tuple(spacing_mm), stripped))
+        told = place / f"brain-{i}.npy"
+        brain = np.load(told, mmap_mode="r") if told.exists() else None
+        variants.append(Variant(image, lesion, tuple(spacing_mm), stripped, brain))
     return CachedCase(files.name, files.drawn_as, variants)
 
 
@@ -259,7 +265,9 @@ def _write_variants(
     kinds = [(spacing_mm, stripped) for spacing_mm in spacings for stripped in exams]
     for i, (spacing_mm, stripped) in enumerate(kinds):
         seen = network_input(to_working_grid(exams[stripped], spacing_mm), spec)
-        target = to_tensor_axes(resample(lesion, grid, seen.grid))
         np.save(place / f"image-{i}.npy", seen.image.astype(np.float16))
-        np.save(place / f"lesion-{i}.npy", target.astype(np.float16))
+        masks = {"lesion": lesion} | ({"brain": brain} if files.brain and not stripped else {})
+        for name, mask in masks.items():
+            share = to_tensor_axes(resample(mask, grid, seen.grid))
+            np.save(place / f"{name}-{i}.npy", share.astype(np.float16))
     return kinds

@@ -7,7 +7,7 @@ over several processes, sees the very same crops.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,6 +36,9 @@ class Augmentation:
         Probability of the brain alone, for cases with a brain mask.
     drop : float
         Probability that T1 is left out, and that T2 is.
+    outside : float
+        Probability that what lies outside the brain is brighter or darker, as fat is with and
+        without its suppression; for cases with the skull on and a brain mask.
     thickened : float
         Probability that an exam of thin slices is seen at the voxel size of thick ones, as in use.
     thick : float
@@ -61,6 +64,7 @@ class Augmentation:
     tilt_deg: float = 6.0
     scale: float = 0.15
     stripped: float = 0.5
+    outside: float = 0.0
     drop: float = 0.2
     thickened: float = 0.7
     thick: float = 0.2
@@ -103,7 +107,12 @@ def draw_crop(
     half = np.array(crop_vox) / 2
     centre = np.where(shape > 2 * half, np.clip(centre, half, shape - half), shape / 2)
     spacing_mm = variant.spacing_mm
-    stack = cut_crop(variant, seen, centre, crop_vox, spacing_mm, _turn(rng, augmentation))
+    turn = _turn(rng, augmentation)
+    stack = cut_crop(variant, seen, centre, crop_vox, spacing_mm, turn)
+    if augmentation.outside and variant.brain is not None and rng.random() < augmentation.outside:
+        known = replace(variant, image=variant.brain[None])
+        brain = cut_crop(known, np.array([0]), centre, crop_vox, spacing_mm, turn)[0]
+        stack[:-1] = vary_outside(stack[:-1], brain, rng)
     others = [other for other in cases if other.patient != patient]
     if others and rng.random() < augmentation.transplant:
         donor = _variant(others[rng.integers(len(others))], False, thickened)
@@ -166,6 +175,18 @@ def _widen(lesion: Tensor) -> Tensor:
     x = pad(lesion, (1, 1, 1, 1))
     x = torch.maximum(torch.maximum(x[..., :-2], x[..., 1:-1]), x[..., 2:])
     return torch.maximum(torch.maximum(x[..., :-2, :], x[..., 1:-1, :]), x[..., 2:, :])
+
+
+def vary_outside(channels: Tensor, brain: Tensor, rng: Generator) -> Tensor:
+    """Return (C, D, H, W) with another brightness outside the brain, where ``brain`` is 0.
+
+    From half to six times, drawn for each sequence: FLAIR without fat suppression shows the scalp
+    several times brighter than with it.
+    """
+    gain = np.exp(rng.uniform(np.log(0.5), np.log(6), (len(channels), 1, 1, 1)))
+    over_air = (channels / 3 + 1).clamp_min_(0)
+    there = over_air.mul_(torch.from_numpy(gain.astype(np.float32))).sub_(1).mul_(3)
+    return torch.lerp(there.clamp_max_(5), channels, brain)
 
 
 def vary_grey(image: Tensor, rng: Generator, augmentation: Augmentation) -> Tensor:

@@ -88,7 +88,7 @@ PLAIN = Augmentation(
 """Crops anywhere, as they are."""
 
 RECIPES = {
-    "default": Recipe(),
+    "default": Recipe(augmentation=Augmentation(outside=0.5)),
     "finish": Recipe(
         steps=1300,
         learning_rate=6e-4,
@@ -99,6 +99,7 @@ RECIPES = {
             tilt_deg=4,
             scale=0.08,
             stripped=0.15,
+            outside=0.5,
             thickened=0.3,
             grey=0.35,
             bend=0.15,

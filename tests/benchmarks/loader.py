@@ -60,7 +60,7 @@ from rsaseg.training.loader import draw_batch
 from rsaseg.training.log import read_log
 from rsaseg.training.loop import fit
 from rsaseg.training.losses import dice_cross_entropy
-from rsaseg.training.recipe import PLAIN, Recipe
+from rsaseg.training.recipe import PLAIN, Recipe, make_recipe
 
 Times = list[tuple[float, float]]
 """Seconds of each step, and those of them spent waiting for its batch."""
@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=4)
     options = parser.parse_args()
     warnings.filterwarnings("ignore", module="monai")
-    recipe = Recipe(steps=options.steps + 1, checkpoint_every=10**6)
+    recipe = replace(make_recipe(steps=options.steps + 1), checkpoint_every=10**6)
     still = replace(recipe, augmentation=replace(PLAIN, near_lesion=0.6))
     with tempfile.TemporaryDirectory() as cache:
         found = find_cases([options.data])[: options.cases]

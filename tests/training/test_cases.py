@@ -161,3 +161,12 @@ def test_a_brain_mask_adds_the_stripped_exam(data: Path, phantom: Phantom, tmp_p
     flair = cached.variants[1].image[2]
     darkest = flair == flair.min()
     assert darkest.mean() > 0.3  # everything outside the brain has one value
+    whole, stripped = cached.variants
+    assert stripped.brain is None
+    assert whole.brain is not None
+    assert whole.brain.shape == whole.lesion.shape
+    ml = whole.brain.astype(float).sum() * np.prod(whole.spacing_mm) / 1000
+    assert ml == pytest.approx(phantom.brain.sum() * phantom.grid.voxel_mm3 / 1000, rel=0.01)
+    assert whole.brain[np.asarray(whole.lesion) > 0.5].min() > 0.9
+    without = replace(find_cases([data])[0], brain=None)
+    assert cache_case(without, SPEC, tmp_path / "cache").variants[0].brain is None

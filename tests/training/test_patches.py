@@ -17,6 +17,7 @@ from rsaseg.training.patches import (
     draw_crop,
     transplant,
     vary_grey,
+    vary_outside,
 )
 from rsaseg.training.recipe import PLAIN
 
@@ -190,6 +191,51 @@ def brain_and_lesion() -> tuple[torch.Tensor, torch.Tensor]:
     stack[:3] = given[:3] = 0.1
     given[:, 2:4, 8:12, 8:12] = torch.tensor([2.0, 3.0, 1.0, 1.0])[:, None, None, None]
     return stack, given
+
+
+def test_outside_the_brain_every_sequence_is_brighter_or_darker_by_one_factor() -> None:
+    rng = np.random.default_rng(0)
+    channels = torch.from_numpy(rng.uniform(-3, 1, (3, 8, 16, 16)).astype(np.float32))
+    brain = torch.zeros(8, 16, 16)
+    brain[2:6, 4:12, 4:12] = 1
+    factors = []
+    for _ in range(20):
+        varied = vary_outside(channels.clone(), brain, rng)
+        assert torch.equal(varied[:, brain == 1], channels[:, brain == 1])
+        assert float(varied.max()) <= 5
+        lit = (varied < 4.99) & (channels > -2.9) & (brain == 0)
+        for one, before, there in zip(varied, channels, lit, strict=True):
+            factor = (one[there] + 3) / (before[there] + 3)  # air is at -3
+            assert float(factor.std()) < 1e-3
+            factors.append(float(factor.mean()))
+    assert 0.5 <= min(factors) < 0.8
+    assert 4 < max(factors) <= 6
+
+
+def test_in_a_turned_crop_of_a_case_with_a_brain_mask_the_brain_stays_as_it_is() -> None:
+    case = make_case(shape=(12, 40, 40))
+    variant = case.variants[0]
+    brain = np.zeros(variant.lesion.shape, np.float16)
+    brain[2:10, 10:30, 10:30] = 1
+    marked = np.stack([brain * 2 - 1, *variant.image[1:]]).astype(np.float16)  # T1: 1 in it, or -1
+    headed = replace(case, variants=[replace(variant, image=marked, brain=brain)])
+    turned = replace(STILL, rotation_deg=30, tilt_deg=10, scale=0.1)
+    changed = 0
+    for number in range(10):
+        crops = [
+            draw_crop([one], (8, 32, 32), replace(turned, outside=outside), 5, number)[0]
+            for one, outside in ((headed, 0.0), (headed, 1.0))
+        ]
+        plain, varied = crops
+        inside, far = plain[0] > 0.999, plain[0] < -0.999
+        assert torch.allclose(plain[:, inside], varied[:, inside], atol=0.02)
+        changed += bool((plain[0][far] - varied[0][far]).abs().max() > 0.1)
+    assert changed > 6
+    bare = [
+        draw_crop([case], (8, 32, 32), replace(turned, outside=outside), 5, 1)[0]
+        for outside in (0.0, 1.0)
+    ]
+    assert torch.equal(*bare)  # without a brain mask nothing is known of it
 
 
 def test_a_bend_changes_contrast_and_swaps_no_grey_values() -> None:

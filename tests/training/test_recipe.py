@@ -63,7 +63,7 @@ def test_the_papers_recipe_is_section_3_1() -> None:
 
 
 def test_the_default_recipe_is_that_of_the_shipped_weights() -> None:
-    assert make_recipe() == Recipe() == RECIPES["default"]
+    assert make_recipe() == RECIPES["default"]
     _, info, _ = load_weights(find_weights(DEFAULT_WEIGHTS))
     assert info.network == Recipe().network
     assert info.window_vox == Recipe().crop_vox
@@ -73,7 +73,7 @@ def test_the_default_recipe_is_that_of_the_shipped_weights() -> None:
 def test_options_change_a_recipe_and_nonsense_is_refused() -> None:
     recipe = make_recipe(model="unet", steps=7, batch=None, crop_vox=(8, 16, 16))
     assert recipe == replace(
-        Recipe(), steps=7, crop_vox=(8, 16, 16), network=replace(DEFAULT, attention="000")
+        RECIPES["default"], steps=7, crop_vox=(8, 16, 16), network=replace(DEFAULT, attention="000")
     )
     for wrong in ({"learning_rate": 0.0}, {"crop_vox": (0, 8, 8)}, {"batch": 0}):
         with pytest.raises(InputError, match="numbers over 0"):
