@@ -1,12 +1,13 @@
 """Train without a site's patients and segment them: what to expect of a scanner never seen.
 
     python tests/benchmarks/site_left_out.py RESULTS --site tabriz --data labelled --data flair_only
-        [--data made] [--recipe default] [--steps 1500] [--threshold 0.4] [--device auto]
+        [--data made] [--recipe default] [--steps 1500] [--init EARLIER-RESULTS] [--threshold 0.4]
 
 The site is a case's name up to its first hyphen. A network learns from nothing of what lies in the
 folders but that site's cases, and of those made from their scans; each of the site's own cases is
 then segmented as in a training's out-of-fold test. Do not give exams made from the site's lesion
-masks. The same command goes on where it was stopped.
+masks. With ``--init`` it goes on from an earlier run's network, by ``--recipe finish`` say. The
+same command goes on where it was stopped.
 
 A case's lesion volume and the Dice of what is called are printed, and their mean with the Dice at
 other thresholds.
@@ -26,6 +27,7 @@ from rsaseg.inference.device import choose_device
 from rsaseg.metrics import count_overlap
 from rsaseg.preprocessing import InputSpec
 from rsaseg.training.cases import CaseFiles, cache_case, find_cases
+from rsaseg.training.checkpoint import read_average
 from rsaseg.training.loop import fit
 from rsaseg.training.recipe import make_recipe
 from rsaseg.training.unseen import segment_unseen
@@ -62,7 +64,9 @@ def run(options: argparse.Namespace) -> dict[str, float]:
         if done % recipe.checkpoint_every == 0:
             print(f"step {done} of {steps}, loss {loss:.3f}", flush=True)
 
-    network = fit(recipe, cases, folder, device, progress)
+    earlier = options.init and options.init / options.site / "checkpoint.safetensors"
+    start = read_average(earlier) if earlier else None
+    network = fit(recipe, cases, folder, device, progress, start)
     at: dict[str, list[float]] = {}
     for case in test:
         unseen = segment_unseen(case, network, spec, recipe, device, folder / f"{case.name}.npy")
@@ -88,6 +92,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--init", type=Path, help="RESULTS of an earlier run.")
     parser.add_argument("--rarely", action="append", default=[], help="As for rsaseg train.")
     parser.add_argument("--threshold", type=float, default=0.4)
     parser.add_argument("--device", default="auto")

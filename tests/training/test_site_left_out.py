@@ -13,7 +13,10 @@ from crude_exams import make_exam, write_case
 
 from rsaseg.errors import InputError
 from rsaseg.imaging import read_mask
+from rsaseg.networks.weights import content_hash
+from rsaseg.training.checkpoint import read_average
 from rsaseg.training.log import read_log
+from rsaseg.training.loop import read_described
 from rsaseg.training.recipe import make_recipe
 
 
@@ -31,9 +34,11 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def run(module: ModuleType, data: Path, site: str) -> dict[str, float]:
+def run(
+    module: ModuleType, data: Path, site: str, results: str = "results", more: str = ""
+) -> dict[str, float]:
     """Run with a network's crops of a size for tests."""
-    given = f"{data.parent / 'results'} --site {site} --data {data} --steps 6 --device cpu"
+    given = f"{data.parent / results} --site {site} --data {data} --steps 6 --device cpu {more}"
     with pytest.MonkeyPatch.context() as patch:
         small = partial(make_recipe, crop_vox=(8, 32, 32), batch=1)
         patch.setattr(module, "make_recipe", small)
@@ -57,6 +62,16 @@ def test_nothing_of_the_site_is_learned_and_all_of_it_is_tested(
     out = capsys.readouterr().out
     assert "learns from 3 exams, none of north" in out
     assert f"north-1: {truth.sum() * 3 / 1000:.1f} ml, " in out
+
+
+def test_it_goes_on_from_an_earlier_runs_network(site_left_out: ModuleType, data: Path) -> None:
+    run(site_left_out, data, "north")
+    run(site_left_out, data, "north", "second", f"--init {data.parent / 'results'}")
+    first, second = (
+        data.parent / name / "north/checkpoint.safetensors" for name in ("results", "second")
+    )
+    begun, _ = read_described(second)
+    assert begun["start"] == content_hash(read_average(first), "")
 
 
 @pytest.mark.parametrize("site", ["east", "south-1"])
