@@ -162,19 +162,19 @@ def test_the_memory_estimate_is_the_same_for_any_volume_and_leaves_no_hooks(netw
 MEASURE = """
 from pathlib import Path
 import torch
-from rsaseg.inference import predict_whole
-from rsaseg.inference.probability import bytes_per_voxel
-from rsaseg.networks.unet import NetworkConfig, RSANet
+from rsaseg.inference.probability import bytes_per_voxel, predict_probability
+from rsaseg.networks.unet import DEFAULT, RSANet
 
 def peak_bytes():
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(l for l in lines if l.startswith("VmHWM")).split()[1])
 
 torch.set_num_threads(1)
-network, image = RSANet(NetworkConfig()).eval(), torch.zeros(3, 24, 96, 96)
-estimate = bytes_per_voxel(network, image, torch.device("cpu")) * image[0].numel()
+network, image, cpu = RSANet(DEFAULT).eval(), torch.zeros(3, 48, 160, 128), torch.device("cpu")
+estimate = bytes_per_voxel(network, image, cpu) * image[0].numel()
 before = peak_bytes()
-predict_whole(network, image)
+prediction = predict_probability(network, image, (16, 64, 64), cpu)
+assert prediction.window_vox is None  # in one pass
 print((peak_bytes() - before) / estimate)
 """
 
