@@ -94,8 +94,7 @@ def predict_probability(
     """Return the lesion probability of every voxel.
 
     Window by window, or the whole volume at once if that fits the budget. A GPU that runs out
-    of memory is tried again with smaller windows, and the result's
-    note says so.
+    of memory is tried again with smaller windows, and the result's note says so.
 
     Parameters
     ----------
