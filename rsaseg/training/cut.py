@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import grid_sample, pad
+from torch.nn.functional import grid_sample
 
 from rsaseg.training.cases import Variant
 
@@ -78,14 +78,13 @@ def sample_affine(
         plane = h[:, None] * by_h + (w * by_w + first)
         crossings[..., axis] = (slices * by_slice)[:, None, None] + plane
     columns = grid_sample(volume.transpose(0, 1), crossings, align_corners=False)
-    columns = pad(columns, (0, 0, 0, 0, 0, 0, 1, 2))  # slices -1, and n_slices and the next
-    by_w, by_h, by_d, first = (float(x) for x in (*theta[2], corner[2] + 1))
-    d = torch.arange(shape[0]).float()[:, None, None]
-    z = (d * by_d + (h[:, None] * by_h + (w * by_w + first))).clamp_(0, n_slices + 1)
-    below = z.floor()
-    index = below.long()[:, None].expand(-1, len(volume), -1, -1)
-    share = z.sub_(below)[:, None]
-    return columns.gather(0, index).lerp_(columns[1:].gather(0, index), share).transpose(0, 1)
+    d = torch.arange(shape[0]).float()[:, None]
+    by_w, by_h, by_d, first = (float(2 * x / n_slices) for x in (*theta[2], corner[2]))
+    places = torch.empty(shape[1], shape[0], shape[2], 2)  # H, D, W: each column at its own (h, w)
+    places[..., 0] = (2 * w + 1) / shape[2] - 1
+    places[..., 1] = h[:, None, None] * by_h + (d * by_d + (w * by_w + (first + 1 / n_slices - 1)))
+    crop = grid_sample(columns.permute(2, 1, 0, 3), places, align_corners=False)
+    return crop.permute(1, 2, 0, 3).contiguous()
 
 
 def _still_crop(

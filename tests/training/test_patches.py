@@ -81,7 +81,7 @@ def test_acut_crop_is_as_exact_as_scipys_linear_one(seed: int) -> None:
     assert np.abs(found - true).mean() < 1.1 * np.abs(linear - true).mean()
     outside = ((dhw < -1) | (dhw > np.array([20, 40, 44])[:, None, None, None])).any(axis=0)
     assert outside.any()
-    assert not found[:, outside].any()
+    assert np.abs(found[:, outside]).max() < 1e-6  # a column lies on its own place but for rounding
 
 
 def test_a_mirrored_crop_is_left_for_right() -> None:
