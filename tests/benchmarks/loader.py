@@ -18,8 +18,8 @@ loop, as its tutorials do:
 The loops take turns, a few steps each and the first not counted, so that whatever else the machine
 does falls on all alike. As many of ours use settled batch normalisation as in a whole training.
 Printed are samples a second, the share of a step spent waiting for its batch, the ratio of the
-first loop's speed to each; and what a loader does alone, on one thread, with its share of the
-processor time of a step. Needs the ``test`` extra.
+first loop's speed to each, and of ours to those that do the same to their crops; and what a loader
+does alone, on one thread, with its share of the processor time of a step. Needs the ``test`` extra.
 """
 
 from __future__ import annotations
@@ -64,6 +64,10 @@ from rsaseg.training.recipe import PLAIN, Recipe, make_recipe
 
 Times = list[tuple[float, float]]
 """Seconds of each step, and those of them spent waiting for its batch."""
+
+
+LIKE_FOR_LIKE = (("rsaseg, crops as they are", "MONAI, crop"), ("rsaseg", "MONAI, varied"))
+"""Loops that do the same to their crops."""
 
 
 def our_steps(cases: Sequence[CachedCase], recipe: Recipe) -> Times:
@@ -243,14 +247,16 @@ def main() -> None:
             ),
         }
     print(f"{len(cases)} cases, {torch.get_num_threads()} threads, {recipe.batch} crops a step")
-    first = float(np.mean([seconds for seconds, _ in times["rsaseg"]]))
+    mean = {name: float(np.mean([total for total, _ in rows])) for name, rows in times.items()}
     for name, rows in times.items():
-        seconds = float(np.mean([total for total, _ in rows]))
         share = float(np.median([wait / total for total, wait in rows]))
         print(
-            f"{name:<27} {recipe.batch / seconds:6.3f} samples/s, {seconds:6.3f} s a step, "
-            f"waiting {share:5.1%}, rsaseg is {seconds / first:.2f} times as fast"
+            f"{name:<27} {recipe.batch / mean[name]:6.3f} samples/s, {mean[name]:6.3f} s a step, "
+            f"waiting {share:5.1%}, rsaseg is {mean[name] / mean['rsaseg']:.2f} times as fast"
         )
+    for ours, theirs in LIKE_FOR_LIKE:
+        ratio = mean[theirs] / mean[ours]
+        print(f"like for like: {ours} is {ratio:.2f} times as fast as {theirs}")
     step = step_processor_seconds(recipe)
     for name, seconds in alone.items():
         print(
