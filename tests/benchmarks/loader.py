@@ -65,7 +65,6 @@ from rsaseg.training.recipe import PLAIN, Recipe, make_recipe
 Times = list[tuple[float, float]]
 """Seconds of each step, and those of them spent waiting for its batch."""
 
-
 LIKE_FOR_LIKE = (("rsaseg, crops as they are", "MONAI, crop"), ("rsaseg", "MONAI, varied"))
 """Loops that do the same to their crops."""
 
