@@ -13,7 +13,6 @@ from torch import nn
 
 from rsaseg.errors import InputError
 from rsaseg.imaging import make_folder, write_atomic, write_nifti
-from rsaseg.lesions import remove_small
 from rsaseg.metrics import Overlap, sample_average, voxel_average
 from rsaseg.networks.weights import WeightsInfo, load_weights, save_weights
 from rsaseg.preprocessing import SEQUENCES
@@ -203,6 +202,7 @@ def _finish(
         window_vox=recipe.crop_vox,
         threshold=choice.threshold if choice else 0.5,
         min_lesion_mm3=choice.min_lesion_mm3 if choice else 0.0,
+        contrast_weight=choice.contrast_weight if choice else 0.0,
         training_data=tuple(citation),
     )
     weights = output / "weights.safetensors"
@@ -242,7 +242,8 @@ def _figures(evaluation: Evaluation) -> list[Figure]:
 
 
 def _calibrate(cases: Sequence[OutOfFold], choice: Choice) -> Calibration:
-    exams = ((case.probability, case.truth, case.flair.grid) for case in cases)
+    weight = choice.contrast_weight
+    exams = ((case.weighed(weight), case.truth, case.flair.grid) for case in cases)
     return calibrate(exams, choice.threshold, choice.min_lesion_mm3)
 
 
@@ -279,7 +280,7 @@ def write_out_of_fold(cases: Sequence[OutOfFold], choice: Choice, folder: Path) 
     rules, scores = Rules(), []
     for case in cases:
         grid = case.flair.grid
-        mask = remove_small(case.probability > choice.threshold, grid, choice.min_lesion_mm3)
+        mask = choice.mask(case)
         write_nifti(folder / f"{case.name}.nii.gz", mask.astype(np.uint8), case.flair.header)
         scored = score_masks(mask, case.truth, grid, rules)
         scores.append(CaseScore(case.name, case.patient, False, *scored))

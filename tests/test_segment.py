@@ -260,6 +260,13 @@ def test_a_case_left_out_of_training_is_seen_as_any_exam(files: Exam, tmp_path: 
     cpu, kept = torch.device("cpu"), tmp_path / "anna.npy"
     unseen = segment_unseen(case, model.network, model.info.input, Recipe(), cpu, kept)
     np.testing.assert_allclose(unseen.probability, used.probability, atol=1e-3)
+    weighing = replace(model, info=replace(model.info, contrast_weight=2.0))
+    weighed = rsaseg.segment(files["T1"], files["T2"], files["FLAIR"], ALIGNED, model=weighing)
+    np.testing.assert_allclose(unseen.weighed(2.0), weighed.probability, atol=2e-3)
+    assert np.abs(weighed.probability - used.probability).max() > 0.1
+    assert weighed.record["contrast_weight"] == 2.0
+    for lesion in weighed.lesions:
+        assert lesion.confidence == lesion.max_probability
 
 
 def test_a_network_without_sides_is_certain(upright: dict[str, Volume]) -> None:

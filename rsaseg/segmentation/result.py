@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rsaseg.anatomy import Anatomy
 from rsaseg.imaging import Grid, Volume
+from rsaseg.inference.contrast import lesion_contrast, weigh_contrast
 from rsaseg.lesions import find_lesions
 from rsaseg.registration import Alignment
 from rsaseg.report.lesion_table import Lesion, describe_lesions
@@ -93,6 +94,8 @@ def find(
 ) -> Segmentation:
     """Cut the lesions out of the probability and measure them, their confidence in ``sure``.
 
+    Before that each voxel's contrast is weighed, see `rsaseg.inference.contrast`.
+
     What lies outside the brain is left out: no lesion is there, and what a network calls there, in
     a scan unlike those that it learned from, may be more than what it calls inside.
     """
@@ -102,6 +105,10 @@ def find(
     inside = anatomy.inside_brain(flair.grid)
     left_out_ml = np.count_nonzero(probability[~inside] > threshold) * flair.grid.voxel_mm3 / 1000
     probability = probability * inside
+    if info.contrast_weight:
+        contrast = lesion_contrast(probability, flair)
+        probability = weigh_contrast(probability, contrast, info.contrast_weight)
+        sure = weigh_contrast(sure, contrast, info.contrast_weight)
     uncertainty = None if uncertainty is None else uncertainty * inside
     labels, _ = find_lesions(probability > threshold, flair.grid, smallest)
     lesions = tuple(describe_lesions(labels, flair.grid, probability, sure, anatomy))
@@ -121,6 +128,7 @@ def find(
         "threshold": threshold,
         "interval_thresholds": [round(highest, 4), round(lowest, 4)],
         "min_lesion_mm3": smallest,
+        "contrast_weight": info.contrast_weight,
         "uncertainty": "mirrored" if settings.uncertainty else None,
         "grid": {
             "shape": flair.grid.shape,

@@ -1,19 +1,23 @@
-"""Choosing threshold and smallest lesion on out-of-fold predictions."""
+"""Choosing contrast's weight, threshold and smallest lesion on out-of-fold predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsaseg.imaging import Volume
+from rsaseg.inference.contrast import lesion_contrast, weigh_contrast
 from rsaseg.lesions import remove_small
 from rsaseg.metrics import count_overlap
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(2, 19))
+CONTRAST_WEIGHTS = (0.0, 2.0)
+WAYS = tuple(product(CONTRAST_WEIGHTS, THRESHOLDS))
 SMALLEST_MM3 = (0.0, 3.0, 5.0, 10.0, 15.0, 20.0, 30.0)
 _NOTHING = 0.0005  # of Dice
 
@@ -27,7 +31,7 @@ class OutOfFold:
     name, patient : str
         Of the case.
     probability : ndarray
-        On the FLAIR's grid.
+        The network's, on the FLAIR's grid.
     truth : ndarray
         bool, on the same grid.
     flair : Volume
@@ -40,10 +44,18 @@ class OutOfFold:
     truth: NDArray[np.bool_]
     flair: Volume
 
+    def weighed(self, contrast_weight: float) -> NDArray[np.floating[Any]]:
+        """Return the probability, contrast weighed as in use."""
+        if not contrast_weight:
+            return self.probability
+        probability = self.probability.astype(np.float32)
+        contrast = lesion_contrast(probability, self.flair)
+        return weigh_contrast(probability, contrast, contrast_weight)
+
 
 @dataclass(frozen=True)
 class Choice:
-    """A threshold and a smallest lesion.
+    """A threshold, a smallest lesion, and the weight of contrast.
 
     Attributes
     ----------
@@ -54,8 +66,10 @@ class Choice:
     threshold_dice : float
         The same without a smallest lesion.
     nested_dice : float
-        The same where each patient's threshold was chosen on the other patients alone: what of
-        ``threshold_dice`` is left for a new patient. NaN for a single patient.
+        The same where each patient's threshold and contrast weight were chosen on the other
+        patients alone: what of ``threshold_dice`` is left for a new patient. NaN for a single one.
+    contrast_weight : float
+        What was chosen; see `rsaseg.inference.contrast`.
     """
 
     threshold: float
@@ -63,6 +77,12 @@ class Choice:
     dice: float
     threshold_dice: float = float("nan")
     nested_dice: float = float("nan")
+    contrast_weight: float = 0.0
+
+    def mask(self, case: OutOfFold) -> NDArray[np.bool_]:
+        """Return the lesions that this finds in a case."""
+        called = case.weighed(self.contrast_weight) > self.threshold
+        return remove_small(called, case.flair.grid, self.min_lesion_mm3)
 
 
 def mean_over_patients(cases: Sequence[OutOfFold], values: Sequence[float]) -> float:
@@ -74,20 +94,21 @@ def mean_over_patients(cases: Sequence[OutOfFold], values: Sequence[float]) -> f
 
 
 def choose_threshold(cases: Sequence[OutOfFold]) -> Choice:
-    """Return the threshold with the best mean Dice, then the largest size that costs it nothing.
+    """Return the way with the best mean Dice, then the largest size that costs it nothing.
 
-    Of equally good thresholds the lower is taken; a size may cost 0.0005, since specks hardly count
-    in Dice, but each is a false lesion in a table. One figure for all cases, two parameters chosen:
-    how optimistic that is stands in the model card.
+    A way is a weight of contrast and a threshold; of equally good ones the first is taken, so no
+    contrast and a low threshold. A size may cost 0.0005, since specks hardly count in Dice, but
+    each is a false lesion in a table. One figure for all cases, three parameters chosen: how
+    optimistic that is stands in the model card.
     """
     patients = sorted({case.patient for case in cases})
-    dice_at = np.array([_dice_at_thresholds(cases, patient) for patient in patients])
-    threshold = THRESHOLDS[int(dice_at.mean(axis=0).argmax())]
-    size_at = {}
-    for smallest in SMALLEST_MM3:
-        kept = [remove_small(c.probability > threshold, c.flair.grid, smallest) for c in cases]
-        dice = [count_overlap(mask, c.truth).dice for mask, c in zip(kept, cases, strict=True)]
-        size_at[smallest] = mean_over_patients(cases, dice)
+    dice_at = np.array([_dice_of_ways(cases, patient) for patient in patients])
+    weight, threshold = WAYS[int(dice_at.mean(axis=0).argmax())]
+    of_sizes = [_dice_of_sizes(case, case.weighed(weight) > threshold) for case in cases]
+    size_at = {
+        smallest: mean_over_patients(cases, dice)
+        for smallest, dice in zip(SMALLEST_MM3, zip(*of_sizes, strict=True), strict=True)
+    }
     best = max(size_at.values())
     smallest = max(size for size, dice in size_at.items() if dice >= best - _NOTHING)
     return Choice(
@@ -96,22 +117,33 @@ def choose_threshold(cases: Sequence[OutOfFold]) -> Choice:
         size_at[smallest],
         float(dice_at.mean(axis=0).max()),
         _nested(dice_at),
+        weight,
     )
 
 
-def _dice_at_thresholds(cases: Sequence[OutOfFold], patient: str) -> NDArray[np.float64]:
-    """Return a patient's mean Dice at each of ``THRESHOLDS``."""
+def _dice_of_ways(cases: Sequence[OutOfFold], patient: str) -> NDArray[np.float64]:
+    """Return a patient's mean Dice by each of ``WAYS``."""
     visits = [case for case in cases if case.patient == patient]
     dice = [
-        [count_overlap(case.probability > t, case.truth).dice for t in THRESHOLDS]
+        [
+            count_overlap(probability > threshold, case.truth).dice
+            for probability in map(case.weighed, CONTRAST_WEIGHTS)
+            for threshold in THRESHOLDS
+        ]
         for case in visits
     ]
     mean: NDArray[np.float64] = np.mean(np.array(dice), axis=0)
     return mean
 
 
+def _dice_of_sizes(case: OutOfFold, called: NDArray[np.bool_]) -> list[float]:
+    """Return a case's Dice with each of ``SMALLEST_MM3``."""
+    kept = (remove_small(called, case.flair.grid, smallest) for smallest in SMALLEST_MM3)
+    return [count_overlap(mask, case.truth).dice for mask in kept]
+
+
 def _nested(dice_at: NDArray[np.float64]) -> float:
-    """Return the mean Dice (patients, thresholds) with thresholds chosen on other patients."""
+    """Return the mean Dice of (patients, ways) with ways chosen on other patients."""
     if len(dice_at) < 2:
         return float("nan")
     others = (dice_at.sum(axis=0) - dice_at) / (len(dice_at) - 1)

@@ -60,6 +60,7 @@ def main() -> None:
         info,
         threshold=choice.threshold,
         min_lesion_mm3=choice.min_lesion_mm3,
+        contrast_weight=choice.contrast_weight,
         partner=asked.partner,
         partner_sha256=sha256,
         version=asked.version,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from nibabel.nifti1 import Nifti1Header
@@ -40,3 +42,32 @@ def test_the_best_threshold_and_size_are_found() -> None:
 def test_patients_count_once() -> None:
     cases = [soft_case("a-t1", "a"), soft_case("a-t2", "a"), soft_case("b", "b")]
     assert mean_over_patients(cases, [0.2, 0.4, 0.9]) == pytest.approx(0.6)
+
+
+def blurred_case(name: str, patient: str) -> OutOfFold:
+    """A cube whose probability falls slowly over its sides, and whose FLAIR shows its edges."""
+    truth = np.zeros((24, 16, 16), bool)
+    truth[8:16, 4:12, 4:12] = True
+    steps = {7: 0.45, 8: 0.42, 15: 0.45, 16: 0.42}
+    probability = np.where(truth, 0.9, 0.02)
+    for place, value in steps.items():
+        probability[place, 4:12, 4:12] = value
+    case = make(name, patient, probability, truth)
+    return replace(case, flair=replace(case.flair, data=np.where(truth, 200.0, 100.0)))
+
+
+def test_contrast_is_weighed_where_it_tells_more() -> None:
+    cases = [blurred_case("a", "a"), blurred_case("b", "b")]
+    choice = choose_threshold(cases)
+    assert choice.contrast_weight == 2.0
+    assert choice.dice == choice.nested_dice == 1.0
+    np.testing.assert_array_equal(choice.mask(cases[0]), cases[0].truth)
+    alone = replace(choice, contrast_weight=0.0).mask(cases[0])
+    assert (alone != cases[0].truth).any()
+
+
+def test_contrast_that_tells_nothing_is_left_alone() -> None:
+    noise = np.random.default_rng(0).normal(100, 20, (12, 12, 12))
+    cases = [soft_case("a", "a"), soft_case("b", "b")]
+    shown = [replace(one, flair=replace(one.flair, data=noise)) for one in cases]
+    assert choose_threshold(shown).contrast_weight == 0.0
