@@ -298,7 +298,7 @@ def train(
         output.print(
             f"left out of training, {len(result.overlaps)} masks: sample-average Dice "
             f"{result.sample_average_dice:.3f}, voxel-average Dice "
-            f"{result.voxel_average_dice:.3f} at threshold {result.choice.threshold}",
+            f"{result.voxel_average_dice:.3f} at threshold {result.choice.cut.threshold}",
             highlight=False,
             soft_wrap=True,
         )

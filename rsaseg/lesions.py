@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import label
+from scipy.ndimage import label, maximum
 
 from rsaseg.errors import GeometryError
 from rsaseg.imaging import Grid
 
 _NEIGHBOURS_26 = np.ones((3, 3, 3), dtype=bool)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What makes a lesion of a probability.
+
+    Attributes
+    ----------
+    threshold : float
+        A lesion's voxels are over this.
+    peak : float
+        One of them at least is over this.
+    min_lesion_mm3 : float
+        Together they are at least so large.
+    """
+
+    threshold: float
+    peak: float = 0.0
+    min_lesion_mm3: float = 0.0
 
 
 def bounding_box(mask: NDArray[Any]) -> tuple[slice, slice, slice] | None:
@@ -85,24 +105,24 @@ def find_lesions(
     return labels, int(by_size.size)
 
 
-def remove_small(mask: NDArray[Any], grid: Grid, min_lesion_mm3: float) -> NDArray[np.bool_]:
-    """Return ``mask`` without the components that `find_lesions` does not call lesions.
+def cut_lesions(
+    probability: NDArray[np.floating[Any]], grid: Grid, cut: Cut
+) -> tuple[NDArray[np.int32], int]:
+    """Cut the lesions out of a probability; see `find_lesions` for what is returned.
 
     Parameters
     ----------
-    mask : ndarray
-        (X, Y, Z) on ``grid``; every non-zero voxel is lesion.
+    probability : ndarray
+        (X, Y, Z) on ``grid``, 0 to 1.
     grid : Grid
         Gives the volume of a voxel.
-    min_lesion_mm3 : float
-        Smallest lesion to keep.
-
-    Returns
-    -------
-    ndarray
-        bool, shape of ``mask``.
+    cut : Cut
+        A peak under the threshold asks for nothing.
     """
-    if min_lesion_mm3 <= 0:
-        return np.asarray(mask, dtype=bool)
-    kept: NDArray[np.bool_] = find_lesions(mask, grid, min_lesion_mm3)[0] > 0
-    return kept
+    called: NDArray[np.bool_] = probability > cut.threshold
+    box = bounding_box(called) if cut.peak > cut.threshold else None
+    if box is not None:
+        components, n_components = label(called[box], structure=_NEIGHBOURS_26)
+        highest = maximum(probability[box], components, np.arange(n_components + 1))
+        called[box] &= (highest > cut.peak)[components]
+    return find_lesions(called, grid, cut.min_lesion_mm3)

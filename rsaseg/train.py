@@ -13,6 +13,7 @@ from torch import nn
 
 from rsaseg.errors import InputError
 from rsaseg.imaging import make_folder, write_atomic, write_nifti
+from rsaseg.lesions import Cut
 from rsaseg.metrics import Overlap, sample_average, voxel_average
 from rsaseg.networks.weights import WeightsInfo, load_weights, save_weights
 from rsaseg.preprocessing import SEQUENCES
@@ -41,6 +42,8 @@ CARD_METRICS = (
     *("dice", "voxel_average_dice", "iou", "voxel_average_iou"),
     *("lesion_f1", "lesion_tpr", "lesion_precision", "hd95_mm"),
 )
+HALF = Choice(Cut(0.5))
+"""Where nothing was chosen: probability 1/2, as the paper."""
 
 
 @dataclass(frozen=True)
@@ -194,15 +197,17 @@ def _finish(
     output, recipe = plan.output, plan.recipe
     everyone = [case for cases in unseen.values() for case in cases]
     choice = choose_threshold(everyone) if everyone else None
+    way = choice or HALF
     evaluations = _evaluate(output / "out-of-fold", unseen, choice) if choice else {}
     calibration = _calibrate(everyone, choice) if choice else None
     info = WeightsInfo(
         network=recipe.network,
         input=plan.spec,
         window_vox=recipe.crop_vox,
-        threshold=choice.threshold if choice else 0.5,
-        min_lesion_mm3=choice.min_lesion_mm3 if choice else 0.0,
-        contrast_weight=choice.contrast_weight if choice else 0.0,
+        threshold=way.cut.threshold,
+        min_lesion_mm3=way.cut.min_lesion_mm3,
+        lesion_peak=way.cut.peak,
+        contrast_weight=way.contrast_weight,
         training_data=tuple(citation),
     )
     weights = output / "weights.safetensors"
@@ -244,7 +249,7 @@ def _figures(evaluation: Evaluation) -> list[Figure]:
 def _calibrate(cases: Sequence[OutOfFold], choice: Choice) -> Calibration:
     weight = choice.contrast_weight
     exams = ((case.weighed(weight), case.truth, case.flair.grid) for case in cases)
-    return calibrate(exams, choice.threshold, choice.min_lesion_mm3)
+    return calibrate(exams, choice.cut)
 
 
 def _evaluate(
@@ -258,9 +263,8 @@ def _evaluate(
     if all(name.startswith("fold-") for name in unseen):
         together = [case for cases in unseen.values() for case in cases]
         return {"folds": write_out_of_fold(together, choice, folder)}
-    half = Choice(0.5, 0.0, float("nan"))
     evaluations = {
-        name: write_out_of_fold(cases, half, folder / name) for name, cases in unseen.items()
+        name: write_out_of_fold(cases, HALF, folder / name) for name, cases in unseen.items()
     }
     columns = ("dice", "voxel_average_dice", "iou", "voxel_average_iou")
     rows = [

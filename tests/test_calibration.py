@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsaseg.imaging import Grid
+from rsaseg.lesions import Cut
 from rsaseg.report.reliability import reliability_markdown, reliability_svg
 from rsaseg.scoring.calibration import (
     Reliability,
@@ -21,6 +22,7 @@ from rsaseg.scoring.calibration import (
 )
 
 GRID = Grid((12, 6, 4), np.diag([1.0, 1.0, 2.0, 1.0]))
+CUT = Cut(0.5, min_lesion_mm3=3.0)
 
 
 def test_bins_counted_by_hand() -> None:
@@ -60,19 +62,21 @@ def two_lesions() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_a_lesion_is_as_sure_as_its_surest_voxel() -> None:
-    confidence, right = lesion_confidences(*two_lesions(), GRID, 0.5, 3.0)  # 2 mm3 a voxel
+    confidence, right = lesion_confidences(*two_lesions(), GRID, CUT)  # 2 mm3 a voxel
     np.testing.assert_allclose(confidence, [0.92, 0.6], atol=1e-3)
     assert right.tolist() == [True, False]
-    confidence, right = lesion_confidences(*two_lesions(), GRID, 0.5, 0.0)
+    confidence, right = lesion_confidences(*two_lesions(), GRID, Cut(0.5))
     assert right.tolist() == [True, False, False]
-    none, _ = lesion_confidences(*two_lesions(), GRID, 0.99, 0.0)
+    confidence, _ = lesion_confidences(*two_lesions(), GRID, Cut(0.5, peak=0.92))
+    np.testing.assert_allclose(confidence, [0.95], atol=1e-3)
+    none, _ = lesion_confidences(*two_lesions(), GRID, Cut(0.99))
     assert none.size == 0
 
 
 def test_exams_are_pooled_by_volume() -> None:
     probability, truth = two_lesions()
     fine = Grid(GRID.shape, np.diag([1.0, 1.0, 1.0, 1.0]))
-    result = calibrate([(probability, truth, GRID), (probability, truth, fine)], 0.5, 3.0)
+    result = calibrate([(probability, truth, GRID), (probability, truth, fine)], CUT)
     assert sum(result.voxels.weight) == pytest.approx(9 * (0.002 + 0.001))
     assert result.voxels.weight[6] == pytest.approx(4 * 0.003)
     assert (result.voxels.observed[6], result.voxels.observed[7]) == (0, pytest.approx(1 / 3))
@@ -105,7 +109,7 @@ def test_no_other_confidence_parts_right_from_wrong_better(pairs: list[tuple[int
 
 def test_picture_and_table_tell_the_bins() -> None:
     probability, truth = two_lesions()
-    result = calibrate([(probability, truth, GRID)], 0.5, 3.0)
+    result = calibrate([(probability, truth, GRID)], CUT)
     root = ElementTree.fromstring(reliability_svg(result))
     circles = root.findall("{http://www.w3.org/2000/svg}circle")
     filled = sum(w > 0 for r in (result.voxels, result.lesions) for w in r.weight)
@@ -117,7 +121,7 @@ def test_picture_and_table_tell_the_bins() -> None:
     assert f"error {result.voxels.error:.3f}" in text
     assert "| 0.6 to 0.7 |" in text
     assert "100% of the wrong and 0% of the right" in text
-    empty = calibrate([], 0.5, 3.0)
+    empty = calibrate([], CUT)
     assert b"<circle" not in reliability_svg(empty)
     assert empty.review is None
     assert len(reliability_markdown(empty)) == 14

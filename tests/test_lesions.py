@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rsaseg.errors import GeometryError
 from rsaseg.imaging import Grid
-from rsaseg.lesions import bounding_box, find_lesions, remove_small
+from rsaseg.lesions import Cut, bounding_box, cut_lesions, find_lesions
 
 
 def grid_of(shape: tuple[int, ...], spacing_mm: tuple[float, float, float] = (1, 1, 1)) -> Grid:
@@ -69,9 +69,6 @@ def test_minimum_volume_is_in_mm3_and_inclusive() -> None:
     assert [find_lesions(mask, grid, v)[1] for v in (0, 1.5, 1.6, 3.0, 3.1, 4.5, 4.6)] == [
         *(3, 3, 2, 2, 1, 1, 0)
     ]
-    kept = remove_small(mask, grid, 2.0)
-    assert kept.dtype == bool
-    assert kept.ravel().tolist() == [True] * 3 + [False] + [True] * 2 + [False] * 2
 
 
 def test_spacing_stored_in_single_precision_keeps_a_lesion_of_the_minimum() -> None:
@@ -106,10 +103,27 @@ def test_same_components_as_a_flood_fill(mask: NDArray[np.bool_], min_vox: int) 
     assert sorted(map(sorted, found)) == sorted(map(sorted, expected))
     sizes = [len(c) for c in found]
     assert sizes == sorted(sizes, reverse=True)
-    kept = remove_small(mask, grid_of(mask.shape), float(min_vox))
-    assert (kept == (labels > 0)).all()
     box = bounding_box(mask)
     if box is not None:
         voxels = np.argwhere(mask)
         assert [s.start for s in box] == voxels.min(0).tolist()
         assert [s.stop for s in box] == (voxels.max(0) + 1).tolist()
+
+
+tenths = arrays(np.float32, st.tuples(*[st.integers(1, 6)] * 3), elements=st.integers(0, 10))
+
+
+@settings(max_examples=60)
+@given(tenths, st.integers(0, 9), st.integers(0, 10), st.integers(0, 4))
+def test_a_lesion_is_over_the_threshold_and_somewhere_over_the_peak(
+    tenth: NDArray[np.float32], threshold: int, peak: int, min_vox: int
+) -> None:
+    expected = [
+        c
+        for c in flood_fill(tenth > threshold)
+        if len(c) >= min_vox and max(tenth[v] for v in c) > peak
+    ]
+    cut = Cut(threshold / 10 + 0.05, peak / 10 + 0.05, min_vox)
+    labels, n = cut_lesions(tenth / 10, grid_of(tenth.shape), cut)
+    found = [{tuple(int(i) for i in v) for v in np.argwhere(labels == k + 1)} for k in range(n)]
+    assert sorted(map(sorted, found)) == sorted(map(sorted, expected))

@@ -24,6 +24,7 @@ from rsaseg.anatomy import LOCATIONS, Anatomy, brain_region
 from rsaseg.errors import InputError, WeightsError
 from rsaseg.imaging import Grid, Volume, read_volume
 from rsaseg.imaging.files import write_together
+from rsaseg.lesions import Cut
 from rsaseg.networks.shipped import DEFAULT_WEIGHTS
 from rsaseg.networks.unet import NetworkConfig, RSANet
 from rsaseg.networks.weights import WeightsInfo, load_weights, save_weights
@@ -269,6 +270,18 @@ def test_a_case_left_out_of_training_is_seen_as_any_exam(files: Exam, tmp_path: 
         assert lesion.confidence == lesion.max_probability
 
 
+def test_lesions_without_a_peak_are_left_out(found: rsaseg.Segmentation, files: Exam) -> None:
+    peaks = sorted(lesion.max_probability for lesion in found.lesions)
+    middle = peaks[len(peaks) // 2]
+    strict = replace(BRIGHT, info=replace(BRIGHT.info, lesion_peak=middle))
+    result = rsaseg.segment(files["T1"], files["T2"], files["FLAIR"], ALIGNED, model=strict)
+    left = sorted(lesion.max_probability for lesion in result.lesions)
+    assert 0 < len(left) < len(peaks)
+    assert left == [peak for peak in peaks if peak > middle]
+    assert result.volume_interval_ml[1] < found.volume_interval_ml[1]
+    assert result.record["lesion_peak"] == middle
+
+
 def test_a_network_without_sides_is_certain(upright: dict[str, Volume]) -> None:
     result = segment_exam(upright, BRIGHT, Settings(uncertainty=True))
     assert result.uncertainty is not None
@@ -279,10 +292,10 @@ def test_volume_falls_as_the_threshold_rises(found: rsaseg.Segmentation) -> None
     low, high = found.volume_interval_ml
     assert low < found.volume_ml < high
     thresholds = np.linspace(0.05, 0.95, 10)
-    volumes = [volume_at(found.probability, found.grid, t, 60.0) for t in thresholds]
+    volumes = [volume_at(found.probability, found.grid, Cut(t, 0.0, 60.0)) for t in thresholds]
     assert volumes == sorted(volumes, reverse=True)
     assert found.record["interval_thresholds"] == [0.65, 0.35]
-    assert low == volume_at(found.probability, found.grid, 0.65, 60.0)
+    assert low == volume_at(found.probability, found.grid, Cut(0.65, 0.0, 60.0))
 
 
 def test_sensible_thresholds_stay_between_0_and_1() -> None:

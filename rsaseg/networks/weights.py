@@ -36,6 +36,8 @@ class WeightsInfo:
         Lesion where the probability is over this; chosen on out-of-fold predictions.
     min_lesion_mm3 : float
         Smaller lesions are left out of the mask.
+    lesion_peak : float
+        So are lesions without a voxel whose probability is over this.
     contrast_weight : float
         How much a voxel's brightness, measured by the exam's own lesions, adds to its probability
         before ``threshold`` cuts it, see `rsaseg.inference.contrast`; chosen with that.
@@ -53,6 +55,7 @@ class WeightsInfo:
     window_vox: tuple[int, int, int] = (32, 128, 96)
     threshold: float = 0.5
     min_lesion_mm3: float = 0.0
+    lesion_peak: float = 0.0
     contrast_weight: float = 0.0
     partner: str = ""
     partner_sha256: str = ""

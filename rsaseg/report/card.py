@@ -122,11 +122,12 @@ def _results(facts: CardFacts) -> list[str]:
         ]
     choice = facts.choice
     told = (
-        f"Threshold {choice.threshold:g}, contrast's weight {choice.contrast_weight:g} and "
-        f"smallest lesion {choice.min_lesion_mm3:g} mm3 were chosen on these very predictions "
-        f"(mean Dice {choice.dice:.3f}). With threshold and weight of each patient's prediction "
-        f"chosen on the other patients the mean Dice is {choice.nested_dice:.3f}, with those for "
-        f"all {choice.threshold_dice:.3f}: the difference is the optimism of the choice."
+        f"Threshold {choice.cut.threshold:g}, contrast's weight {choice.contrast_weight:g}, "
+        f"smallest lesion {choice.cut.min_lesion_mm3:g} mm3 and a lesion's peak "
+        f"{choice.cut.peak:g} were chosen on these very predictions (mean Dice "
+        f"{choice.dice:.3f}). With threshold and weight of each patient's prediction chosen on the "
+        f"other patients the mean Dice is {choice.nested_dice:.3f}, with those for all "
+        f"{choice.threshold_dice:.3f}: the difference is the optimism of the choice."
     )
     rows = [f"| {f.name} | {f.value:.3f} | {f.low:.3f} to {f.high:.3f} |" for f in facts.figures]
     table = ["", "| figure | value | 95 % interval |", "| --- | --- | --- |", *rows]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsaseg.imaging import Grid
-from rsaseg.lesions import find_lesions
+from rsaseg.lesions import Cut, cut_lesions, find_lesions
 from rsaseg.metrics import match_lesions
 
 Float = NDArray[np.floating[Any]]
@@ -120,7 +120,7 @@ def reliability(said: Float, true: NDArray[np.bool_], weight: float = 1.0) -> Re
 
 
 def lesion_confidences(
-    probability: Float, truth: NDArray[np.bool_], grid: Grid, threshold: float, smallest_mm3: float
+    probability: Float, truth: NDArray[np.bool_], grid: Grid, cut: Cut
 ) -> tuple[Float, NDArray[np.bool_]]:
     """Return the confidence of each lesion found, (n,), and whether a true one overlaps, (n,).
 
@@ -130,10 +130,10 @@ def lesion_confidences(
         (X, Y, Z) on ``grid``.
     grid : Grid
         Of both.
-    threshold, smallest_mm3 : float
+    cut : Cut
         What makes a lesion; a true one may be of any size.
     """
-    labels, n = find_lesions(probability > threshold, grid, smallest_mm3)
+    labels, n = cut_lesions(probability, grid, cut)
     right, _ = match_lesions(labels, find_lesions(truth, grid)[0])
     highest = np.zeros(n + 1)
     np.maximum.at(highest, labels[labels > 0], probability[labels > 0])
@@ -161,16 +161,14 @@ def choose_review(confidence: Float, right: NDArray[np.bool_]) -> Review | None:
     )
 
 
-def calibrate(
-    exams: Iterable[tuple[Float, NDArray[np.bool_], Grid]], threshold: float, smallest_mm3: float
-) -> Calibration:
+def calibrate(exams: Iterable[tuple[Float, NDArray[np.bool_], Grid]], cut: Cut) -> Calibration:
     """Return how far out-of-fold probabilities, and the lesions in them, can be believed.
 
     Parameters
     ----------
     exams : iterable of tuple
         Probability and truth, (X, Y, Z), and their grid.
-    threshold, smallest_mm3 : float
+    cut : Cut
         What makes a lesion.
     """
     voxels = Reliability()
@@ -180,7 +178,7 @@ def calibrate(
         probability = np.asarray(kept, dtype=np.float64)
         likely = probability >= LEAST_PROBABILITY
         voxels += reliability(probability[likely], truth[likely], grid.voxel_mm3 / 1000)
-        confidence, right = lesion_confidences(probability, truth, grid, threshold, smallest_mm3)
+        confidence, right = lesion_confidences(probability, truth, grid, cut)
         confidences.append(confidence)
         rights.append(right)
     confidence, right = np.concatenate(confidences), np.concatenate(rights)

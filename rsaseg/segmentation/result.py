@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rsaseg.anatomy import Anatomy
 from rsaseg.imaging import Grid, Volume
 from rsaseg.inference.contrast import lesion_contrast, weigh_contrast
-from rsaseg.lesions import find_lesions
+from rsaseg.lesions import Cut, cut_lesions
 from rsaseg.registration import Alignment
 from rsaseg.report.lesion_table import Lesion, describe_lesions
 from rsaseg.segmentation.settings import Settings
@@ -110,14 +110,15 @@ def find(
         probability = weigh_contrast(probability, contrast, info.contrast_weight)
         sure = weigh_contrast(sure, contrast, info.contrast_weight)
     uncertainty = None if uncertainty is None else uncertainty * inside
-    labels, _ = find_lesions(probability > threshold, flair.grid, smallest)
+    cut = Cut(threshold, info.lesion_peak, smallest)
+    labels, _ = cut_lesions(probability, flair.grid, cut)
     lesions = tuple(describe_lesions(labels, flair.grid, probability, sure, anatomy))
     mask = (labels > 0).astype(np.uint8)
     volume_ml = float(mask.sum() * flair.grid.voxel_mm3 / 1000)
     lowest, highest = threshold_range(threshold)
     interval_ml = (
-        volume_at(probability, flair.grid, highest, smallest),
-        volume_at(probability, flair.grid, lowest, smallest),
+        volume_at(probability, flair.grid, replace(cut, threshold=highest)),
+        volume_at(probability, flair.grid, replace(cut, threshold=lowest)),
     )
     record = {
         "lesion_count": len(lesions),
@@ -128,6 +129,7 @@ def find(
         "threshold": threshold,
         "interval_thresholds": [round(highest, 4), round(lowest, 4)],
         "min_lesion_mm3": smallest,
+        "lesion_peak": info.lesion_peak,
         "contrast_weight": info.contrast_weight,
         "uncertainty": "mirrored" if settings.uncertainty else None,
         "grid": {
@@ -171,9 +173,7 @@ def threshold_range(threshold: float) -> tuple[float, float]:
     return lowest, min(threshold + THRESHOLD_RANGE, (1 + threshold) / 2)
 
 
-def volume_at(
-    probability: NDArray[np.float32], grid: Grid, threshold: float, min_lesion_mm3: float
-) -> float:
-    """Return the volume, in ml, of the lesions that a threshold gives."""
-    labels, _ = find_lesions(probability > threshold, grid, min_lesion_mm3)
+def volume_at(probability: NDArray[np.float32], grid: Grid, cut: Cut) -> float:
+    """Return the volume, in ml, of the lesions that a cut gives."""
+    labels, _ = cut_lesions(probability, grid, cut)
     return float(np.count_nonzero(labels) * grid.voxel_mm3 / 1000)

@@ -1,9 +1,9 @@
-"""Choosing contrast's weight, threshold and smallest lesion on out-of-fold predictions."""
+"""Choosing on out-of-fold predictions how probabilities become lesions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from rsaseg.imaging import Volume
 from rsaseg.inference.contrast import lesion_contrast, weigh_contrast
-from rsaseg.lesions import remove_small
+from rsaseg.lesions import Cut, cut_lesions
 from rsaseg.metrics import count_overlap
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(2, 19))
 CONTRAST_WEIGHTS = (0.0, 2.0)
 WAYS = tuple(product(CONTRAST_WEIGHTS, THRESHOLDS))
 SMALLEST_MM3 = (0.0, 3.0, 5.0, 10.0, 15.0, 20.0, 30.0)
+PEAKS = (0.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 _NOTHING = 0.0005  # of Dice
 
 
@@ -55,34 +56,33 @@ class OutOfFold:
 
 @dataclass(frozen=True)
 class Choice:
-    """A threshold, a smallest lesion, and the weight of contrast.
+    """How probabilities become lesions.
 
     Attributes
     ----------
-    threshold, min_lesion_mm3 : float
+    cut : Cut
         What was chosen.
+    contrast_weight : float
+        See `rsaseg.inference.contrast`.
     dice : float
         Mean over patients that both reach on the cases they were chosen on.
     threshold_dice : float
-        The same without a smallest lesion.
+        The same without a peak and a smallest lesion.
     nested_dice : float
         The same where each patient's threshold and contrast weight were chosen on the other
         patients alone: what of ``threshold_dice`` is left for a new patient. NaN for a single one.
-    contrast_weight : float
-        What was chosen; see `rsaseg.inference.contrast`.
     """
 
-    threshold: float
-    min_lesion_mm3: float
-    dice: float
+    cut: Cut
+    contrast_weight: float = 0.0
+    dice: float = float("nan")
     threshold_dice: float = float("nan")
     nested_dice: float = float("nan")
-    contrast_weight: float = 0.0
 
     def mask(self, case: OutOfFold) -> NDArray[np.bool_]:
         """Return the lesions that this finds in a case."""
-        called = case.weighed(self.contrast_weight) > self.threshold
-        return remove_small(called, case.flair.grid, self.min_lesion_mm3)
+        weighed = case.weighed(self.contrast_weight)
+        return cut_lesions(weighed, case.flair.grid, self.cut)[0] > 0
 
 
 def mean_over_patients(cases: Sequence[OutOfFold], values: Sequence[float]) -> float:
@@ -94,31 +94,28 @@ def mean_over_patients(cases: Sequence[OutOfFold], values: Sequence[float]) -> f
 
 
 def choose_threshold(cases: Sequence[OutOfFold]) -> Choice:
-    """Return the way with the best mean Dice, then the largest size that costs it nothing.
+    """Return the way with the best mean Dice, then the largest size and peak that cost it nothing.
 
     A way is a weight of contrast and a threshold; of equally good ones the first is taken, so no
-    contrast and a low threshold. A size may cost 0.0005, since specks hardly count in Dice, but
-    each is a false lesion in a table. One figure for all cases, three parameters chosen: how
-    optimistic that is stands in the model card.
+    contrast and a low threshold. A size, and then a peak, may cost 0.0005, since specks hardly
+    count in Dice, but each is a false lesion in a table. One figure for all cases, four parameters
+    chosen: how optimistic that is stands in the model card.
     """
     patients = sorted({case.patient for case in cases})
     dice_at = np.array([_dice_of_ways(cases, patient) for patient in patients])
     weight, threshold = WAYS[int(dice_at.mean(axis=0).argmax())]
-    of_sizes = [_dice_of_sizes(case, case.weighed(weight) > threshold) for case in cases]
-    size_at = {
-        smallest: mean_over_patients(cases, dice)
-        for smallest, dice in zip(SMALLEST_MM3, zip(*of_sizes, strict=True), strict=True)
-    }
-    best = max(size_at.values())
-    smallest = max(size for size, dice in size_at.items() if dice >= best - _NOTHING)
-    return Choice(
-        threshold,
-        smallest,
-        size_at[smallest],
-        float(dice_at.mean(axis=0).max()),
-        _nested(dice_at),
-        weight,
-    )
+    sizes = [Cut(threshold, min_lesion_mm3=smallest) for smallest in SMALLEST_MM3]
+    cut, _ = _strictest(cases, weight, sizes)
+    cut, dice = _strictest(cases, weight, [replace(cut, peak=peak) for peak in PEAKS])
+    return Choice(cut, weight, dice, float(dice_at.mean(axis=0).max()), _nested(dice_at))
+
+
+def _strictest(cases: Sequence[OutOfFold], weight: float, cuts: Sequence[Cut]) -> tuple[Cut, float]:
+    """Return the last of the cuts that costs nothing of the best one's Dice, and its own."""
+    of_cases = [_dice_of_cuts(case, case.weighed(weight), cuts) for case in cases]
+    dice = [mean_over_patients(cases, of_cut) for of_cut in zip(*of_cases, strict=True)]
+    last = max(i for i, value in enumerate(dice) if value >= max(dice) - _NOTHING)
+    return cuts[last], dice[last]
 
 
 def _dice_of_ways(cases: Sequence[OutOfFold], patient: str) -> NDArray[np.float64]:
@@ -136,9 +133,11 @@ def _dice_of_ways(cases: Sequence[OutOfFold], patient: str) -> NDArray[np.float6
     return mean
 
 
-def _dice_of_sizes(case: OutOfFold, called: NDArray[np.bool_]) -> list[float]:
-    """Return a case's Dice with each of ``SMALLEST_MM3``."""
-    kept = (remove_small(called, case.flair.grid, smallest) for smallest in SMALLEST_MM3)
+def _dice_of_cuts(
+    case: OutOfFold, weighed: NDArray[np.floating[Any]], cuts: Sequence[Cut]
+) -> list[float]:
+    """Return a case's Dice with each of the cuts."""
+    kept = (cut_lesions(weighed, case.flair.grid, cut)[0] > 0 for cut in cuts)
     return [count_overlap(mask, case.truth).dice for mask in kept]
 
 

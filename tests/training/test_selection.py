@@ -34,8 +34,8 @@ def soft_case(name: str, patient: str) -> OutOfFold:
 
 def test_the_best_threshold_and_size_are_found() -> None:
     choice = choose_threshold([soft_case("a", "a"), soft_case("b", "b")])
-    assert choice.threshold == 0.35
-    assert choice.min_lesion_mm3 == 5.0  # 3 mm3 is as good
+    assert choice.cut.threshold == 0.35
+    assert choice.cut.min_lesion_mm3 == 5.0  # 3 mm3 is as good
     assert choice.dice == 1.0
 
 
@@ -71,3 +71,14 @@ def test_contrast_that_tells_nothing_is_left_alone() -> None:
     cases = [soft_case("a", "a"), soft_case("b", "b")]
     shown = [replace(one, flair=replace(one.flair, data=noise)) for one in cases]
     assert choose_threshold(shown).contrast_weight == 0.0
+
+
+def test_a_peak_that_costs_nothing_is_asked_for() -> None:
+    case = soft_case("a", "a")
+    probability = case.probability.copy()
+    probability[case.truth] = 0.8
+    probability[10, 6:10, 10] = 0.6  # a speck larger than the lesion of 6 mm3
+    choice = choose_threshold([replace(case, probability=probability)])
+    assert choice.cut.min_lesion_mm3 == 5.0
+    assert choice.cut.peak == 0.75
+    np.testing.assert_array_equal(choice.mask(replace(case, probability=probability)), case.truth)
