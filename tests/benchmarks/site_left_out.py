@@ -2,6 +2,7 @@
 
     python tests/benchmarks/site_left_out.py RESULTS --site tabriz --data labelled --data flair_only
         [--data made] [--recipe default] [--steps 1500] [--init EARLIER-RESULTS] [--threshold 0.4]
+        [--contrast-weight 2]
 
 The site is a case's name up to its first hyphen. A network learns from nothing of what lies in the
 folders but that site's cases, and of those made from their scans; each of the site's own cases is
@@ -70,7 +71,8 @@ def run(options: argparse.Namespace) -> dict[str, float]:
     at: dict[str, list[float]] = {}
     for case in test:
         unseen = segment_unseen(case, network, spec, recipe, device, folder / f"{case.name}.npy")
-        called = [unseen.probability > t for t in (options.threshold, *THRESHOLDS)]
+        probability = unseen.weighed(options.contrast_weight)
+        called = [probability > t for t in (options.threshold, *THRESHOLDS)]
         at[case.name] = [count_overlap(mask, unseen.truth).dice for mask in called]
         true_ml, called_ml = (
             float(mask.sum()) * unseen.flair.grid.voxel_mm3 / 1000
@@ -95,6 +97,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--init", type=Path, help="RESULTS of an earlier run.")
     parser.add_argument("--rarely", action="append", default=[], help="As for rsaseg train.")
     parser.add_argument("--threshold", type=float, default=0.4)
+    parser.add_argument("--contrast-weight", type=float, default=0.0, help="As in the weights.")
     parser.add_argument("--device", default="auto")
     return parser.parse_args(arguments)
 
