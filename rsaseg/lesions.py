@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import label, maximum
+from scipy.ndimage import label
 
 from rsaseg.errors import GeometryError
 from rsaseg.imaging import Grid
@@ -54,7 +54,10 @@ def large_enough(size_vox: NDArray[Any], grid: Grid, min_lesion_mm3: float) -> N
 
 
 def find_lesions(
-    mask: NDArray[Any], grid: Grid, min_lesion_mm3: float = 0.0
+    mask: NDArray[Any],
+    grid: Grid,
+    min_lesion_mm3: float = 0.0,
+    core: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int32], int]:
     """Give each lesion of a mask a number, the largest first.
 
@@ -70,6 +73,8 @@ def find_lesions(
         Gives the volume of a voxel.
     min_lesion_mm3 : float
         Smaller components are no lesions; 0 keeps all.
+    core : ndarray, optional
+        bool, shape of ``mask``; a component without a voxel of it is no lesion.
 
     Returns
     -------
@@ -96,6 +101,8 @@ def find_lesions(
     components, n_components = label(inside, structure=_NEIGHBOURS_26)
     size_vox = np.bincount(components[inside], minlength=n_components + 1)
     kept = large_enough(size_vox, grid, min_lesion_mm3)
+    if core is not None:
+        kept &= np.bincount(components[core[box]], minlength=n_components + 1) > 0
     kept[0] = False
     by_size = np.argsort(-size_vox, kind="stable")
     by_size = by_size[kept[by_size]]
@@ -119,10 +126,5 @@ def cut_lesions(
     cut : Cut
         A peak under the threshold asks for nothing.
     """
-    called: NDArray[np.bool_] = probability > cut.threshold
-    box = bounding_box(called) if cut.peak > cut.threshold else None
-    if box is not None:
-        components, n_components = label(called[box], structure=_NEIGHBOURS_26)
-        highest = maximum(probability[box], components, np.arange(n_components + 1))
-        called[box] &= (highest > cut.peak)[components]
-    return find_lesions(called, grid, cut.min_lesion_mm3)
+    core = probability > cut.peak if cut.peak > cut.threshold else None
+    return find_lesions(probability > cut.threshold, grid, cut.min_lesion_mm3, core)
