@@ -82,3 +82,14 @@ def test_a_peak_that_costs_nothing_is_asked_for() -> None:
     assert choice.cut.min_lesion_mm3 == 5.0
     assert choice.cut.peak == 0.75
     np.testing.assert_array_equal(choice.mask(replace(case, probability=probability)), case.truth)
+
+
+def test_a_small_lesion_is_not_given_up_where_it_costs_no_dice() -> None:
+    truth = np.zeros((30, 30, 30), bool)
+    truth[2:26, 2:26, 2:26] = True
+    probability = np.where(truth, 0.95, 0.02)
+    truth[28, 2:5, 28] = True
+    probability[28, 2:5, 28] = 0.72
+    probability[28, 20:24, 28] = 0.62  # none, and the larger of the two
+    choice = choose_threshold([make("a", "a", probability, truth)])
+    assert (choice.cut.peak, choice.cut.min_lesion_mm3) == (0.7, 5.0)
