@@ -15,6 +15,8 @@ SURE = 0.8
 POSSIBLE, HARDLY = 0.1, 0.05
 """Tissue around lesions is near a voxel over the one, and under the other itself."""
 AROUND_MM = 6.0
+LEAST = 0.01
+"""Probabilities up to this stay: nearly the whole head, and no lesion by any contrast."""
 
 Float = NDArray[np.floating[Any]]
 
@@ -49,8 +51,9 @@ def lesion_contrast(probability: Float, flair: Volume) -> NDArray[np.float32] | 
     low, high = np.median(flair.data[around]), np.median(flair.data[sure])
     if not high > low:
         return None
-    contrast: NDArray[np.float32] = ((flair.data - low) / (high - low)).clip(0, 1)
-    return contrast.astype(np.float32, copy=False)
+    contrast: NDArray[np.float32] = np.subtract(flair.data, low, dtype=np.float32)
+    contrast /= high - low
+    return contrast.clip(0, 1, out=contrast)
 
 
 def weigh_contrast(
@@ -59,7 +62,8 @@ def weigh_contrast(
     """Return the probability with each voxel's contrast as evidence.
 
     Its logit rises by weight * (c - 1/2): by half the weight where a voxel is as bright as the
-    exam's sure lesions, and it falls by as much where it is as dark as the tissue around them.
+    exam's sure lesions, and it falls by as much where it is as dark as the tissue around them. What
+    is at most `LEAST` stays.
 
     Parameters
     ----------
@@ -72,6 +76,8 @@ def weigh_contrast(
     """
     if contrast is None or not weight:
         return probability
-    odds = np.exp(weight * (contrast - 0.5))
-    weighed: Float = probability * odds / (1 - probability + probability * odds)
-    return weighed.astype(probability.dtype, copy=False)
+    likely = probability > LEAST
+    p, odds = probability[likely], np.exp(weight * (contrast[likely] - 0.5))
+    weighed = probability.copy()
+    weighed[likely] = p * odds / (1 - p + p * odds)
+    return weighed

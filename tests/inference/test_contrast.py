@@ -79,14 +79,16 @@ def test_without_sure_lesions_there_is_no_contrast(exam: tuple[np.ndarray, ...])
 @given(st.floats(0, 5), st.integers(0, 2**32 - 1))
 def test_the_logit_moves_by_the_weighed_contrast(weight: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    probability, contrast = rng.uniform(0.001, 0.999, 50), rng.random(50).astype(np.float32)
+    probability, contrast = rng.uniform(0.0101, 0.999, 50), rng.random(50).astype(np.float32)
     weighed = weigh_contrast(probability, contrast, weight)
     expected = weight * (contrast.astype(np.float64) - 0.5)
     np.testing.assert_allclose(logit(weighed) - logit(probability), expected, atol=1e-5)
 
 
 def test_what_is_certain_stays_so() -> None:
-    certain = np.array([0, 0, 1, 1], np.float32)
-    weighed = weigh_contrast(certain, np.array([0, 1, 0, 1], np.float32), 2.0)
+    certain = np.array([0, 0, 0.01, 0.01, 1, 1], np.float32)
+    contrast = np.array([0, 1] * 3, np.float32)
+    weighed = weigh_contrast(certain, contrast, 2.0)
     np.testing.assert_array_equal(weighed, certain)
+    assert weighed is not certain
     assert weighed.dtype == np.float32
