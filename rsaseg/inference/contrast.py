@@ -12,6 +12,8 @@ from rsaseg.imaging import Volume
 
 SURE = 0.8
 """Probability over which a voxel is a lesion's for sure."""
+LEAST_SURE_ML = 0.1
+"""Fewer sure voxels tell nothing: in an exam without lesions they are the false alarms."""
 POSSIBLE, HARDLY = 0.1, 0.05
 """Tissue around lesions is near a voxel over the one, and under the other itself."""
 AROUND_MM = 6.0
@@ -38,11 +40,11 @@ def lesion_contrast(probability: Float, flair: Volume) -> NDArray[np.float32] | 
     Returns
     -------
     ndarray or None
-        (X, Y, Z) float32, 0 to 1. None where nothing is sure, or what is sure is not brighter than
-        what lies around it.
+        (X, Y, Z) float32, 0 to 1. None where less than `LEAST_SURE_ML` is sure, or what is sure is
+        not brighter than what lies around it.
     """
     sure, possible = probability > SURE, probability > POSSIBLE
-    if not sure.any():
+    if np.count_nonzero(sure) * flair.grid.voxel_mm3 < LEAST_SURE_ML * 1000:
         return None
     size_vox = [2 * round(AROUND_MM / step) + 1 for step in flair.grid.spacing_mm]
     around = maximum_filter(possible, size_vox) & (probability < HARDLY)

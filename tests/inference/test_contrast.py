@@ -47,13 +47,14 @@ def test_contrast_is_measured_by_the_exams_own_lesions(exam: tuple[np.ndarray, .
 def test_tissue_is_around_up_to_6_mm_whatever_the_slices() -> None:
     shape = (30, 30, 9)
     probability, flair = np.full(shape, 0.01), np.full(shape, 500.0)
-    flair[9:22, 9:22, 2:7] = 100.0  # 6 mm to either side
-    flair[10:21, 10:21, 3:6] = 150.0  # under half of that: the median is 100 with all of it alone
-    probability[15, 15, 4], flair[15, 15, 4] = 0.9, 200.0
+    flair[7:24, 7:24, 1:8] = 100.0  # 6 mm to either side of the lesion
+    flair[8:23, 8:23, 2:7] = 150.0  # the median is 100 with all of the outermost, and with it alone
+    flair[10:21, 10:21, 3:6] = 100.0
+    probability[13:18, 13:18, 3:6], flair[13:18, 13:18, 3:6] = 0.9, 200.0
     grid = Grid(shape, GRID.affine)
     contrast = lesion_contrast(probability, replace(volume(flair), grid=grid))
     assert contrast is not None
-    assert contrast[12, 12, 4] == 0.5
+    assert contrast[9, 9, 2] == 0.5
 
 
 @given(st.floats(0.01, 1000), st.floats(-1000, 1000))
@@ -66,6 +67,16 @@ def test_units_of_the_image_do_not_matter(scale: float, offset: float) -> None:
     assert plain is not None
     assert other is not None
     np.testing.assert_allclose(other, plain, atol=0.01)
+
+
+@pytest.mark.parametrize(("sure_vox", "told"), [(33, False), (34, True)])  # 3 mm3 each
+def test_a_tenth_of_a_millilitre_must_be_sure(
+    exam: tuple[np.ndarray, ...], sure_vox: int, told: bool
+) -> None:
+    probability, flair = exam
+    probability[probability > 0.8] = 0.7
+    probability[LESION].ravel()[:sure_vox] = 0.9
+    assert (lesion_contrast(probability, volume(flair)) is not None) == told
 
 
 def test_without_sure_lesions_there_is_no_contrast(exam: tuple[np.ndarray, ...]) -> None:
