@@ -43,11 +43,11 @@ def lesion_contrast(probability: Float, flair: Volume) -> NDArray[np.float32] | 
         (X, Y, Z) float32, 0 to 1. None where less than `LEAST_SURE_ML` is sure, or what is sure is
         not brighter than what lies around it.
     """
-    sure, possible = probability > SURE, probability > POSSIBLE
+    sure = probability > SURE
     if np.count_nonzero(sure) * flair.grid.voxel_mm3 < LEAST_SURE_ML * 1000:
         return None
     size_vox = [2 * round(AROUND_MM / step) + 1 for step in flair.grid.spacing_mm]
-    around = maximum_filter(possible, size_vox) & (probability < HARDLY)
+    around = maximum_filter(probability > POSSIBLE, size_vox) & (probability < HARDLY)
     if not around.any():
         return None
     low, high = np.median(flair.data[around]), np.median(flair.data[sure])

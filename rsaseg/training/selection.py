@@ -66,7 +66,7 @@ class Choice:
     contrast_weight : float
         See `rsaseg.inference.contrast`.
     dice : float
-        Mean over patients that both reach on the cases they were chosen on.
+        Mean over patients that this reaches on the cases it was chosen on.
     threshold_dice : float
         The same without a peak and a smallest lesion.
     nested_dice : float
