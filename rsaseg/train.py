@@ -204,9 +204,7 @@ def _finish(
         network=recipe.network,
         input=plan.spec,
         window_vox=recipe.crop_vox,
-        threshold=way.cut.threshold,
-        min_lesion_mm3=way.cut.min_lesion_mm3,
-        lesion_peak=way.cut.peak,
+        cut=way.cut,
         contrast_weight=way.contrast_weight,
         training_data=tuple(citation),
     )

@@ -27,7 +27,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     config = NetworkConfig(channels=(8, 16), patch_vox=(1, 2, 2))
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_weights(path, RSANet(config).state_dict(), WeightsInfo(network=config, threshold=0.5))
+    save_weights(path, RSANet(config).state_dict(), WeightsInfo(network=config))
     return path
 
 

@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).parent / "training"))
 from crude_exams import make_exam, write_case
 
 from rsaseg.errors import InputError
-from rsaseg.lesions import Cut
 from rsaseg.metrics import dice
 from rsaseg.networks.unet import NetworkConfig
 from rsaseg.networks.weights import load_weights
@@ -70,7 +69,7 @@ def result(data: Path, output: Path) -> TrainingResult:
 def test_weights_carry_what_was_chosen(result: TrainingResult, output: Path) -> None:
     _, info, _ = load_weights(output / "weights.safetensors")
     assert result.choice is not None
-    assert Cut(info.threshold, info.lesion_peak, info.min_lesion_mm3) == result.choice.cut
+    assert info.cut == result.choice.cut
     assert info.contrast_weight == result.choice.contrast_weight
     assert info.network == RECIPE.network
     assert info.window_vox == RECIPE.crop_vox

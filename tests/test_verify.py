@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from rsaseg.errors import InputError
+from rsaseg.lesions import Cut
 from rsaseg.networks.unet import NetworkConfig, RSANet
 from rsaseg.networks.weights import WeightsInfo, save_weights
 from rsaseg.phantom import make_phantom, write_phantom
@@ -29,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     torch.manual_seed(0)
     config = NetworkConfig(channels=(8, 16), patch_vox=(1, 2, 2))
-    info = WeightsInfo(network=config, threshold=0.55, window_vox=(64, 224, 192))
+    info = WeightsInfo(network=config, cut=Cut(0.55), window_vox=(64, 224, 192))
     weights = folder / "small.safetensors"
     save_weights(weights, RSANet(config).state_dict(), info)
     phantom = make_phantom(seed=1, shape_vox=(44, 52, 20), spacing_mm=(4.2, 4.2, 8.0))

@@ -149,14 +149,12 @@ def is_complete(record: dict[str, Any], exam: Exam, job: Job, model: Model) -> b
 
     By content: version, settings, weights, each input, and each file that was written.
     """
-    info, asked = model.info, job.settings
+    cut = job.settings.cut(model.info.cut)
     resolved = replace(
-        asked,
+        job.settings,
         weights=model.name,
-        threshold=info.threshold if asked.threshold is None else asked.threshold,
-        min_lesion_mm3=info.min_lesion_mm3
-        if asked.min_lesion_mm3 is None
-        else asked.min_lesion_mm3,
+        threshold=cut.threshold,
+        min_lesion_mm3=cut.min_lesion_mm3,
     )
     mask = job.folder / exam.mask
     written: dict[str, str] = record["files_sha256"]

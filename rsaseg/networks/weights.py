@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rsaseg.errors import WeightsError
 from rsaseg.imaging import write_atomic
+from rsaseg.lesions import Cut
 from rsaseg.networks.unet import NetworkConfig, RSANet
 from rsaseg.preprocessing import InputSpec
 
@@ -32,15 +33,11 @@ class WeightsInfo:
         Sequence order, spacing, normalisation.
     window_vox : tuple of int
         Training crop (D, H, W), and the window where the whole volume does not fit.
-    threshold : float
-        Lesion where the probability is over this; chosen on out-of-fold predictions.
-    min_lesion_mm3 : float
-        Smaller lesions are left out of the mask.
-    lesion_peak : float
-        So are lesions without a voxel whose probability is over this.
+    cut : Cut
+        What makes a lesion of the probability; chosen on out-of-fold predictions.
     contrast_weight : float
         How much a voxel's brightness, measured by the exam's own lesions, adds to its probability
-        before ``threshold`` cuts it, see `rsaseg.inference.contrast`; chosen with that.
+        before that, see `rsaseg.inference.contrast`; chosen with it.
     partner, partner_sha256 : str
         Name and content hash of shipped weights with whose probability these were chosen to be
         averaged; empty for a network that stands alone.
@@ -53,9 +50,7 @@ class WeightsInfo:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     input: InputSpec = field(default_factory=InputSpec)
     window_vox: tuple[int, int, int] = (32, 128, 96)
-    threshold: float = 0.5
-    min_lesion_mm3: float = 0.0
-    lesion_peak: float = 0.0
+    cut: Cut = field(default_factory=lambda: Cut(0.5))
     contrast_weight: float = 0.0
     partner: str = ""
     partner_sha256: str = ""
@@ -75,7 +70,10 @@ def info_from_json(text: str) -> WeightsInfo:
     inputs = {key: _tupled(value) for key, value in values.pop("input").items()}
     # all there was, before there was a choice
     inputs = {"normalisation": "head", "thin_mm": 0.0, "mirrored": False} | inputs
-    return WeightsInfo(NetworkConfig(**network), InputSpec(**inputs), **values)
+    alone = {"threshold": "threshold", "lesion_peak": "peak", "min_lesion_mm3": "min_lesion_mm3"}
+    cut = {name: values.pop(key) for key, name in alone.items() if key in values}  # to version 9
+    cut |= values.pop("cut", {})
+    return WeightsInfo(NetworkConfig(**network), InputSpec(**inputs), cut=Cut(**cut), **values)
 
 
 def info_to_json(info: WeightsInfo) -> str:

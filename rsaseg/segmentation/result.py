@@ -100,22 +100,22 @@ def find(
     a scan unlike those that it learned from, may be more than what it calls inside.
     """
     flair = exam["FLAIR"]
-    threshold = info.threshold if settings.threshold is None else settings.threshold
-    smallest = info.min_lesion_mm3 if settings.min_lesion_mm3 is None else settings.min_lesion_mm3
+    cut = settings.cut(info.cut)
     inside = anatomy.inside_brain(flair.grid)
-    left_out_ml = np.count_nonzero(probability[~inside] > threshold) * flair.grid.voxel_mm3 / 1000
+    left_out_ml = (
+        np.count_nonzero(probability[~inside] > cut.threshold) * flair.grid.voxel_mm3 / 1000
+    )
     probability = probability * inside
     if info.contrast_weight:
         contrast = lesion_contrast(probability, flair)
         probability = weigh_contrast(probability, contrast, info.contrast_weight)
         sure = weigh_contrast(sure, contrast, info.contrast_weight)
     uncertainty = None if uncertainty is None else uncertainty * inside
-    cut = Cut(threshold, info.lesion_peak, smallest)
     labels, _ = cut_lesions(probability, flair.grid, cut)
     lesions = tuple(describe_lesions(labels, flair.grid, probability, sure, anatomy))
     mask = (labels > 0).astype(np.uint8)
     volume_ml = float(mask.sum() * flair.grid.voxel_mm3 / 1000)
-    lowest, highest = threshold_range(threshold)
+    lowest, highest = threshold_range(cut.threshold)
     interval_ml = (
         volume_at(probability, flair.grid, replace(cut, threshold=highest)),
         volume_at(probability, flair.grid, replace(cut, threshold=lowest)),
@@ -126,10 +126,10 @@ def find(
         "lesion_volume_interval_ml": [round(ml, 4) for ml in interval_ml],
         "lesions_to_review": sum(lesion.review for lesion in lesions),
         "called_outside_brain_ml": round(left_out_ml, 4),
-        "threshold": threshold,
+        "threshold": cut.threshold,
         "interval_thresholds": [round(highest, 4), round(lowest, 4)],
-        "min_lesion_mm3": smallest,
-        "lesion_peak": info.lesion_peak,
+        "min_lesion_mm3": cut.min_lesion_mm3,
+        "lesion_peak": cut.peak,
         "contrast_weight": info.contrast_weight,
         "uncertainty": "mirrored" if settings.uncertainty else None,
         "grid": {

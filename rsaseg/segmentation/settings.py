@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rsaseg.errors import InputError
+from rsaseg.lesions import Cut
 from rsaseg.networks.shipped import DEFAULT_WEIGHTS
 from rsaseg.registration import Engine
 
@@ -40,6 +41,11 @@ class Settings:
     registration: Engine = "auto"
     force: bool = False
     uncertainty: bool = False
+
+    def cut(self, default: Cut) -> Cut:
+        """Return what makes a lesion, by the user's numbers where there are some."""
+        asked = {"threshold": self.threshold, "min_lesion_mm3": self.min_lesion_mm3}
+        return replace(default, **{name: n for name, n in asked.items() if n is not None})
 
 
 def check_settings(settings: Settings) -> None:

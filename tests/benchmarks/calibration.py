@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from rsaseg.imaging import read_mask, read_volume
-from rsaseg.lesions import Cut
 from rsaseg.networks.weights import load_weights
 from rsaseg.report.lesion_table import REVIEW_BELOW
 from rsaseg.report.reliability import reliability_markdown, reliability_svg
@@ -38,11 +37,10 @@ def main() -> None:
             seen = OutOfFold(case.name, case.patient, np.load(kept), truth, flair)
             exams.append((seen.weighed(info.contrast_weight), truth, grid))
     print(f"{len(exams)} cases\n")
-    cut = Cut(info.threshold, info.lesion_peak, info.min_lesion_mm3)
-    calibration = calibrate(exams, cut)
+    calibration = calibrate(exams, info.cut)
     print("\n".join(reliability_markdown(calibration)))
     (folder / "calibration.svg").write_bytes(reliability_svg(calibration))
-    found = [lesion_confidences(*exam, cut) for exam in exams]
+    found = [lesion_confidences(*exam, info.cut) for exam in exams]
     confidence = np.concatenate([one for one, _ in found])
     right = np.concatenate([one for _, one in found])
     print(f"\n{right.sum()} right and {(~right).sum()} wrong lesions; now {REVIEW_BELOW}")

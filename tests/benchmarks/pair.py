@@ -58,9 +58,7 @@ def main() -> None:
     sha256 = load_weights(find_weights(asked.partner))[2]
     info = replace(
         info,
-        threshold=choice.cut.threshold,
-        min_lesion_mm3=choice.cut.min_lesion_mm3,
-        lesion_peak=choice.cut.peak,
+        cut=choice.cut,
         contrast_weight=choice.contrast_weight,
         partner=asked.partner,
         partner_sha256=sha256,

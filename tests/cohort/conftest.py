@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rsaseg.cohort.run import Cohort, segment_cohort
+from rsaseg.lesions import Cut
 from rsaseg.networks.unet import NetworkConfig, RSANet
 from rsaseg.networks.weights import WeightsInfo, save_weights
 from rsaseg.phantom import make_phantom, write_phantom
@@ -23,7 +24,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     torch.manual_seed(0)
     config = NetworkConfig(channels=(8, 16), patch_vox=(1, 2, 2))
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    info = WeightsInfo(network=config, threshold=0.55, window_vox=(64, 224, 192))
+    info = WeightsInfo(network=config, cut=Cut(0.55), window_vox=(64, 224, 192))
     save_weights(path, RSANet(config).state_dict(), info)
     return Settings(weights=str(path), device="cpu")
 

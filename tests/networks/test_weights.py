@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rsaseg.errors import WeightsError
+from rsaseg.lesions import Cut
 from rsaseg.networks.shipped import DEFAULT_WEIGHTS, find_weights
 from rsaseg.networks.unet import NetworkConfig, RSANet
 from rsaseg.networks.weights import (
@@ -27,8 +28,7 @@ from rsaseg.networks.weights import (
 INFO = WeightsInfo(
     network=NetworkConfig(channels=(8, 16), patch_vox=(1, 2, 2), flat_levels=1, attention="010"),
     window_vox=(8, 16, 16),
-    threshold=0.35,
-    min_lesion_mm3=9.5,
+    cut=Cut(0.35, peak=0.5, min_lesion_mm3=9.5),
     version="7",
     training_data=("Somebody et al. 2020", "doi:10.1/2"),
 )
@@ -99,7 +99,7 @@ def test_shipped_weights_load() -> None:
     assert path.stat().st_size < 30e6
     assert info.network.attention == "111"
     assert info.training_data
-    assert 0 < info.threshold < 1
+    assert 0 < info.cut.threshold < 1
     assert network.config == info.network
 
 
@@ -114,6 +114,15 @@ def test_weights_from_before_the_brains_units_keep_the_heads(saved: tuple[Path, 
     assert info_from_json(json.dumps(text)).input.mirrored
     del text["input"]["mirrored"]
     assert not info_from_json(json.dumps(text)).input.mirrored
+
+
+def test_weights_up_to_version_9_keep_a_cuts_numbers_apart() -> None:
+    text = json.loads(info_to_json(INFO))
+    cut = text.pop("cut")
+    apart = {"threshold": cut["threshold"], "min_lesion_mm3": cut["min_lesion_mm3"]}
+    assert info_from_json(json.dumps(text | apart)) == replace(INFO, cut=Cut(0.35, 0.0, 9.5))
+    apart["lesion_peak"] = cut["peak"]
+    assert info_from_json(json.dumps(text | apart)) == INFO
 
 
 def test_batch_normalisation_comes_back(tmp_path: Path) -> None:
