@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +10,7 @@ from rsaseg.imaging import read_mask
 from rsaseg.metrics import dice
 from rsaseg.phantom import write_phantom
 from rsaseg.predict import Segmentation, Settings, predict
-
-Progress = Callable[[str, int, int], None]
+from rsaseg.progress import Progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +33,7 @@ def demo(folder: Path, settings: Settings = Settings(), progress: Progress | Non
     settings : Settings
         Weights, device, threshold.
     progress : callable, optional
-        See `rsaseg.predict.Progress`.
+        See `rsaseg.progress.Progress`.
 
     Raises
     ------

@@ -16,9 +16,10 @@ from rsaseg.errors import InputError
 from rsaseg.imaging import check_suffix
 from rsaseg.imaging.files import write_together
 from rsaseg.imaging.nifti import nifti_bytes
+from rsaseg.progress import Progress, untold
 from rsaseg.report.lesion_table import LESION_COLUMNS, lesion_tsv
 from rsaseg.report.page import report_html
-from rsaseg.segmentation import Progress, Segmentation, Settings, segment
+from rsaseg.segmentation import Segmentation, Settings, segment
 from rsaseg.segmentation.stages import add_costs, measured, no_costs
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def predict(
         "warnings": [_without_folders(text, inputs) for text in found.warnings],
         "command": _command({"t1": t1, "t2": t2, "flair": flair}, output, settings, extras),
     }
-    with measured(costs, "files", progress or (lambda *_: None)):
+    with measured(costs, "files", progress or untold):
         files = _contents(replace(found, record=record), output, extras)
     record |= add_costs(record, costs, started)
     hashes = {path.name: hashlib.sha256(content).hexdigest() for path, content in files.items()}

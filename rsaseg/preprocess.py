@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,14 +20,12 @@ from rsaseg.errors import GeometryError, InputError, RsasegError
 from rsaseg.imaging import Grid, Volume, read_mask, read_volume, write_atomic, write_nifti
 from rsaseg.preprocessing import SEQUENCES
 from rsaseg.preprocessing.bias import correct_bias
+from rsaseg.progress import Progress
 from rsaseg.registration import AlignedExam, Alignment, Engine, align_exam
 from rsaseg.registration.flirt import fsl_from_ras
 from rsaseg.registration.itk import tfm_text
 from rsaseg.report.registration_picture import registration_picture
 from rsaseg.training.cases import find_files
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, the steps of it done, and how many there are."""
 
 RECORD = "preprocess.json"
 PICTURE = "registration.png"

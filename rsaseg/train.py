@@ -17,6 +17,7 @@ from rsaseg.lesions import Cut
 from rsaseg.metrics import Overlap, sample_average, voxel_average
 from rsaseg.networks.weights import WeightsInfo, load_weights, save_weights
 from rsaseg.preprocessing import SEQUENCES
+from rsaseg.progress import Progress, told, untold
 from rsaseg.report.card import CardFacts, Figure, model_card
 from rsaseg.report.curves import curves_svg
 from rsaseg.report.evaluation import write_evaluation
@@ -32,7 +33,7 @@ from rsaseg.training.cases import (
 from rsaseg.training.log import read_log
 from rsaseg.training.loop import fit
 from rsaseg.training.memory import check_memory
-from rsaseg.training.plan import Plan, Progress, make_plan, read_cases
+from rsaseg.training.plan import Plan, make_plan, read_cases
 from rsaseg.training.recipe import Recipe
 from rsaseg.training.selection import Choice, OutOfFold, choose_threshold
 from rsaseg.training.splits import Split, Validation, write_splits
@@ -134,7 +135,7 @@ def train(
         If a signal ended the training.
     """
     with ranks.joined(device) as chosen:
-        report = progress if progress and ranks.rank() == 0 else lambda *_: None
+        report = progress if progress and ranks.rank() == 0 else untold
         plan = make_plan(data, output, recipe, validation or Validation(), init, report)
         if recipe.batch % ranks.count():
             raise InputError(
@@ -196,9 +197,9 @@ def _finish(
     """Choose the threshold, evaluate, and write weights, model card and curves."""
     output, recipe = plan.output, plan.recipe
     everyone = [case for cases in unseen.values() for case in cases]
-    choice = choose_threshold(everyone) if everyone else None
+    choice = choose_threshold(everyone, plan.report) if everyone else None
     way = choice or HALF
-    evaluations = _evaluate(output / "out-of-fold", unseen, choice) if choice else {}
+    evaluations = _evaluate(output / "out-of-fold", unseen, choice, plan.report) if choice else {}
     calibration = _calibrate(everyone, choice) if choice else None
     info = WeightsInfo(
         network=recipe.network,
@@ -251,7 +252,7 @@ def _calibrate(cases: Sequence[OutOfFold], choice: Choice) -> Calibration:
 
 
 def _evaluate(
-    folder: Path, unseen: Mapping[str, Sequence[OutOfFold]], choice: Choice
+    folder: Path, unseen: Mapping[str, Sequence[OutOfFold]], choice: Choice, progress: Progress
 ) -> dict[str, Evaluation]:
     """Write masks and evaluation of the cases left out: all folds' together, or each split's.
 
@@ -260,9 +261,10 @@ def _evaluate(
     """
     if all(name.startswith("fold-") for name in unseen):
         together = [case for cases in unseen.values() for case in cases]
-        return {"folds": write_out_of_fold(together, choice, folder)}
+        return {"folds": write_out_of_fold(together, choice, folder, progress)}
     evaluations = {
-        name: write_out_of_fold(cases, HALF, folder / name) for name, cases in unseen.items()
+        name: write_out_of_fold(cases, HALF, folder / name, progress)
+        for name, cases in unseen.items()
     }
     columns = ("dice", "voxel_average_dice", "iou", "voxel_average_iou")
     rows = [
@@ -276,11 +278,13 @@ def _evaluate(
     return evaluations
 
 
-def write_out_of_fold(cases: Sequence[OutOfFold], choice: Choice, folder: Path) -> Evaluation:
+def write_out_of_fold(
+    cases: Sequence[OutOfFold], choice: Choice, folder: Path, progress: Progress = untold
+) -> Evaluation:
     """Write each case's out-of-fold mask and the evaluation of all of them into a folder."""
     make_folder(folder)
     rules, scores = Rules(), []
-    for case in cases:
+    for case in told(cases, "evaluate", progress):
         grid = case.flair.grid
         mask = choice.mask(case)
         write_nifti(folder / f"{case.name}.nii.gz", mask.astype(np.uint8), case.flair.header)

@@ -18,7 +18,8 @@ from rsaseg.errors import InputError
 from rsaseg.imaging import read_mask
 from rsaseg.imaging.nifti import SUFFIXES
 from rsaseg.metrics import dice
-from rsaseg.predict import Progress, Settings, predict, sidecar
+from rsaseg.predict import Settings, predict, sidecar
+from rsaseg.progress import Progress
 from rsaseg.registration import Engine
 from rsaseg.segmentation.model import Model, load_model
 
@@ -64,7 +65,7 @@ def verify(
     device : str, optional
         By default the one in the record.
     progress : callable, optional
-        See `rsaseg.predict.Progress`.
+        See `rsaseg.progress.Progress`.
 
     Raises
     ------

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "rsaseg"
 # Rooms from the lowest floor to the highest. A room imports from floors below its own, and from
 # no other room of its floor.
 FLOORS = (
-    ("__init__", "errors"),
+    ("__init__", "errors", "progress"),
     ("imaging",),
     ("lesions",),
     ("metrics",),

@@ -16,7 +16,8 @@ from rsaseg.cohort.exams import Exam
 from rsaseg.cohort.outcome import Outcome, done, failed
 from rsaseg.errors import InputError, RsasegError
 from rsaseg.imaging import make_folder, write_atomic
-from rsaseg.predict import Extras, Progress, Settings, beside, predict, sidecar
+from rsaseg.predict import Extras, Settings, beside, predict, sidecar
+from rsaseg.progress import Progress
 from rsaseg.segmentation.model import Model
 from rsaseg.verify import read_record, recorded_settings
 

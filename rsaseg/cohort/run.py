@@ -19,7 +19,8 @@ from rsaseg.errors import InputError
 from rsaseg.imaging import make_folder
 from rsaseg.imaging.files import write_together
 from rsaseg.inference.device import choose_device
-from rsaseg.predict import Progress, Settings
+from rsaseg.predict import Settings
+from rsaseg.progress import Progress, untold
 from rsaseg.segmentation import check_settings
 from rsaseg.segmentation.model import Model, load_model
 
@@ -122,7 +123,7 @@ def segment_cohort(
         _begin(folder, data, bids)
         running = run_there(client, exams, job)
     outcomes: dict[str, Outcome] = {}
-    report = progress or (lambda *_: None)
+    report = progress or untold
     report("exams", 0, len(exams))
     try:
         with closing(running):

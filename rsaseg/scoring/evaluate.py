@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +11,10 @@ import numpy as np
 
 from rsaseg.errors import GeometryError, InputError
 from rsaseg.imaging import Grid, Source, as_mask, read_mask
+from rsaseg.progress import Progress
 from rsaseg.scoring.cases import CaseScore, Mask, Rules, score_masks, worst_scores
 from rsaseg.scoring.pairing import Masks, pair_masks, patient_of
 from rsaseg.scoring.summary import Evaluation, compare_all, summarise
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, the cases of it done, and how many there are."""
 
 
 def evaluate(

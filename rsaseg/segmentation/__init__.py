@@ -4,10 +4,10 @@ What needs torch stands in `rsaseg.segmentation.model` and `rsaseg.segmentation.
 """
 
 from rsaseg.imaging import Source
+from rsaseg.progress import Progress
 from rsaseg.segmentation.result import Segmentation, threshold_range, volume_at
 from rsaseg.segmentation.segment import read_exam, segment
 from rsaseg.segmentation.settings import Settings, check_settings
-from rsaseg.segmentation.stages import Progress
 
 __all__ = [
     "Progress",

@@ -26,10 +26,11 @@ from rsaseg.preprocessing import (
     to_flair_grid,
     to_working_grid,
 )
+from rsaseg.progress import Progress, untold
 from rsaseg.segmentation.model import Model
 from rsaseg.segmentation.result import Segmentation, find
 from rsaseg.segmentation.settings import Settings, check_settings
-from rsaseg.segmentation.stages import Progress, measured, no_costs
+from rsaseg.segmentation.stages import measured, no_costs
 
 
 def segment_exam(
@@ -60,7 +61,7 @@ def segment_exam(
     check_settings(settings)
     if problem := next(off_grid(exam), ""):
         raise GeometryError(problem)
-    report = progress or (lambda *_: None)
+    report = progress or untold
     device = choose_device(settings.device)
     costs = no_costs()
     with measured(costs, "prepare", report):

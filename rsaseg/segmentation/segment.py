@@ -15,10 +15,11 @@ from nibabel.nifti1 import Nifti1Image
 from rsaseg.errors import InputError
 from rsaseg.imaging import Source, Volume, as_volume, read_volume
 from rsaseg.networks.shipped import find_weights
+from rsaseg.progress import Progress, untold
 from rsaseg.registration import align_exam
 from rsaseg.segmentation.result import Segmentation
 from rsaseg.segmentation.settings import Settings, check_settings
-from rsaseg.segmentation.stages import Progress, add_costs, measured, no_costs
+from rsaseg.segmentation.stages import add_costs, measured, no_costs
 
 if TYPE_CHECKING:
     from rsaseg.segmentation.model import Model
@@ -93,7 +94,7 @@ def segment(
     settings = settings or Settings()
     check_settings(settings)
     started = time.perf_counter()
-    report = progress or (lambda *_: None)
+    report = progress or untold
     costs = no_costs()
     if model is None:
         find_weights(settings.weights)

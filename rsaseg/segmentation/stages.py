@@ -5,12 +5,11 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, the steps of it done, and how many there are."""
+from rsaseg.progress import Progress
 
 Costs = dict[str, dict[str, float]]
 """``seconds`` and ``peak_memory_mb`` by stage, as the record holds them."""

@@ -13,6 +13,7 @@ from rsaseg.errors import InputError
 from rsaseg.networks.shipped import find_weights
 from rsaseg.networks.weights import load_weights
 from rsaseg.preprocessing import InputSpec
+from rsaseg.progress import Progress
 from rsaseg.training import ranks
 from rsaseg.training.cases import CachedCase, CaseFiles, DataSetError, cache_case, scan_cases
 from rsaseg.training.check import check_cases
@@ -20,8 +21,6 @@ from rsaseg.training.checkpoint import read_average
 from rsaseg.training.loop import check_resume, describe, read_described
 from rsaseg.training.recipe import Recipe
 from rsaseg.training.splits import Split, Validation, draw_splits, read_splits
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,12 +8,13 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rsaseg.imaging import Volume
 from rsaseg.inference.contrast import lesion_contrast, weigh_contrast
 from rsaseg.lesions import Cut, cut_lesions, find_lesions
 from rsaseg.metrics import LesionCounts, count_overlap, match_lesions
+from rsaseg.progress import Progress, told, untold
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(2, 19))
 CONTRAST_WEIGHTS = (0.0, 2.0)
@@ -86,15 +87,15 @@ class Choice:
         return cut_lesions(weighed, case.flair.grid, self.cut)[0] > 0
 
 
-def mean_over_patients(cases: Sequence[OutOfFold], values: Sequence[float]) -> float:
-    """Average a figure over each patient's visits, then over patients."""
-    by_patient: dict[str, list[float]] = {}
+def by_patient(cases: Sequence[OutOfFold], values: Sequence[ArrayLike]) -> NDArray[np.float64]:
+    """Average each patient's visits: one value, or array of values, a case to one a patient."""
+    visits: dict[str, list[NDArray[np.float64]]] = {}
     for case, value in zip(cases, values, strict=True):
-        by_patient.setdefault(case.patient, []).append(value)
-    return float(np.mean([np.mean(visits) for visits in by_patient.values()]))
+        visits.setdefault(case.patient, []).append(np.asarray(value, np.float64))
+    return np.array([np.mean(values, axis=0) for values in visits.values()])
 
 
-def choose_threshold(cases: Sequence[OutOfFold]) -> Choice:
+def choose_threshold(cases: Sequence[OutOfFold], progress: Progress = untold) -> Choice:
     """Return the way with the best mean Dice, then the peak and size that tell lesions best.
 
     A way is a weight of contrast and a threshold; of equally good ones the first is taken, so no
@@ -102,48 +103,51 @@ def choose_threshold(cases: Sequence[OutOfFold]) -> Choice:
     lesion F1 of those that cost no more than 0.0005 of Dice, since specks hardly count in Dice, but
     each is a false lesion in a table; of equally good ones the highest. Four parameters are chosen
     for all cases: how optimistic that is stands in the model card.
+
+    Each case is looked at three times, so that not all probabilities are held at once.
     """
-    patients = sorted({case.patient for case in cases})
-    dice_at = np.array([_dice_of_ways(cases, patient) for patient in patients])
+    ways = [_dice_of_ways(case) for case in told(cases, "threshold", progress)]
+    dice_at = by_patient(cases, ways)
     weight, threshold = WAYS[int(dice_at.mean(axis=0).argmax())]
-    cut, _ = _best(cases, weight, [Cut(threshold, peak) for peak in PEAKS])
+    peaks = [Cut(threshold, peak) for peak in PEAKS]
+    seen = told(cases, "peak", progress)
+    cut, _ = _best(cases, [_score_cuts(case, weight, peaks) for case in seen], peaks)
     sizes = [replace(cut, min_lesion_mm3=smallest) for smallest in SMALLEST_MM3]
-    cut, dice = _best(cases, weight, sizes)
+    seen = told(cases, "smallest lesion", progress)
+    cut, dice = _best(cases, [_score_cuts(case, weight, sizes) for case in seen], sizes)
     return Choice(cut, weight, dice, float(dice_at.mean(axis=0).max()), _nested(dice_at))
 
 
-def _best(cases: Sequence[OutOfFold], weight: float, cuts: Sequence[Cut]) -> tuple[Cut, float]:
-    """Return the cut with the best lesion F1 of those that cost nothing of Dice, and its Dice."""
-    scores = [_score_cuts(case, case.weighed(weight), cuts) for case in cases]
-    dice, lesion_f1 = (
-        [mean_over_patients(cases, of_cut) for of_cut in zip(*of_cases, strict=True)]
-        for of_cases in zip(*scores, strict=True)
-    )
-    allowed = [i for i, value in enumerate(dice) if value >= max(dice) - _NOTHING]
-    best = max(allowed, key=lambda i: (lesion_f1[i], i))
-    return cuts[best], dice[best]
+def _best(
+    cases: Sequence[OutOfFold], scores: Sequence[ArrayLike], cuts: Sequence[Cut]
+) -> tuple[Cut, float]:
+    """Return the cut with the best lesion F1 of those that cost nothing of Dice, and its Dice.
+
+    ``scores`` are (cases, 2, cuts): Dice, and lesion F1.
+    """
+    dice, lesion_f1 = by_patient(cases, scores).mean(axis=0)
+    allowed = np.flatnonzero(dice >= dice.max() - _NOTHING)
+    best = max(allowed.tolist(), key=lambda i: (lesion_f1[i], i))
+    return cuts[best], float(dice[best])
 
 
-def _dice_of_ways(cases: Sequence[OutOfFold], patient: str) -> NDArray[np.float64]:
-    """Return a patient's mean Dice by each of ``WAYS``."""
-    visits = [case for case in cases if case.patient == patient]
-    dice = [
+def _dice_of_ways(case: OutOfFold) -> NDArray[np.float64]:
+    """Return a case's Dice by each of ``WAYS``."""
+    return np.array(
         [
             count_overlap(probability > threshold, case.truth).dice
             for probability in map(case.weighed, CONTRAST_WEIGHTS)
             for threshold in THRESHOLDS
         ]
-        for case in visits
-    ]
-    mean: NDArray[np.float64] = np.mean(np.array(dice), axis=0)
-    return mean
+    )
 
 
 def _score_cuts(
-    case: OutOfFold, weighed: NDArray[np.floating[Any]], cuts: Sequence[Cut]
+    case: OutOfFold, contrast_weight: float, cuts: Sequence[Cut]
 ) -> tuple[list[float], list[float]]:
     """Return a case's Dice, and its lesion F1, with each of the cuts."""
     dice, lesion_f1 = [], []
+    weighed = case.weighed(contrast_weight)
     truth, n_truth = find_lesions(case.truth, case.flair.grid)
     for cut in cuts:
         called, n_called = cut_lesions(weighed, case.flair.grid, cut)

@@ -9,7 +9,7 @@ import pytest
 from nibabel.nifti1 import Nifti1Header
 
 from rsaseg.imaging import Grid, Volume
-from rsaseg.training.selection import OutOfFold, choose_threshold, mean_over_patients
+from rsaseg.training.selection import OutOfFold, by_patient, choose_threshold
 
 
 def make(name: str, patient: str, probability: np.ndarray, truth: np.ndarray) -> OutOfFold:
@@ -41,7 +41,8 @@ def test_the_best_threshold_and_size_are_found() -> None:
 
 def test_patients_count_once() -> None:
     cases = [soft_case("a-t1", "a"), soft_case("a-t2", "a"), soft_case("b", "b")]
-    assert mean_over_patients(cases, [0.2, 0.4, 0.9]) == pytest.approx(0.6)
+    assert by_patient(cases, [0.2, 0.4, 0.9]) == pytest.approx([0.3, 0.9])
+    assert by_patient(cases, [[1, 2], [3, 2], [5, 8]]).tolist() == [[2, 2], [5, 8]]
 
 
 def blurred_case(name: str, patient: str) -> OutOfFold:
@@ -93,3 +94,11 @@ def test_a_small_lesion_is_not_given_up_where_it_costs_no_dice() -> None:
     probability[28, 20:24, 28] = 0.62  # none, and the larger of the two
     choice = choose_threshold([make("a", "a", probability, truth)])
     assert (choice.cut.peak, choice.cut.min_lesion_mm3) == (0.7, 5.0)
+
+
+def test_every_look_at_a_case_is_told() -> None:
+    looks: list[tuple[str, int, int]] = []
+    cases = [soft_case("a", "a"), soft_case("b", "b")]
+    choose_threshold(cases, lambda *look: looks.append(look))
+    stages = ("threshold", "peak", "smallest lesion")
+    assert looks == [(stage, done, 2) for stage in stages for done in (1, 2)]

@@ -1,0 +1,22 @@
+"""How long work tells what it has done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, the steps of it done, and how many there are."""
+
+T = TypeVar("T")
+
+
+def untold(stage: str, done: int, total: int) -> None:
+    """Tell nobody: a `Progress`."""
+
+
+def told(items: Sequence[T], stage: str, progress: Progress) -> Iterator[T]:
+    """Yield each item, and tell when it has been dealt with."""
+    for done, item in enumerate(items, 1):
+        yield item
+        progress(stage, done, len(items))
