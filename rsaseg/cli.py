@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rsaseg import __version__
-from rsaseg.console import messages, output, show_progress
+from rsaseg.console import output, say, show_progress, warn
 from rsaseg.errors import InputError, RsasegError
 
 if TYPE_CHECKING:
-    from rsaseg.predict import Settings
+    from rsaseg.predict import Segmentation, Settings
 
 app = typer.Typer(
     help="Segment multiple-sclerosis lesions on T1, T2 and T2-FLAIR. For research use only.",
@@ -35,7 +35,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        output.print(f"rsaseg {__version__}", highlight=False)
+        say(f"rsaseg {__version__}")
         raise typer.Exit
 
 
@@ -108,20 +108,22 @@ def predict(
     with show_progress() as progress:
         result = run(flair, mask, t1, t2, settings, progress, extras)
     for warning in result.warnings:
-        messages.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+        warn(f"warning: {warning}")
+    say(f"{mask}: {_summary(result)}. Research use only.")
+
+
+def _summary(result: Segmentation) -> str:
+    """Return an exam's lesions, their volume, and how they were come by, in a line."""
     record = result.record
     engines = {a["engine"] for a in record["registration"].values() if a["moved"]}
     aligned = f", aligned by {' and '.join(sorted(engines))}" if engines else ""
-    without = ", without " + " and ".join(record["missing_sequences"])
+    missing = record["missing_sequences"]
+    without = f", without {' and '.join(missing)}" if missing else ""
     (low, high), (strict, lax) = result.volume_interval_ml, record["interval_thresholds"]
-    output.print(
-        f"{mask}: {result.lesion_count} lesions, {result.volume_ml:.2f} ml "
-        f"({low:.2f} to {high:.2f} ml at thresholds {strict:g} to {lax:g})"
-        f"{without if record['missing_sequences'] else ''}{aligned}; "
-        f"{record['seconds']['total']:.1f} s on {record['device']}. Research use only.",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+    return (
+        f"{result.lesion_count} lesions, {result.volume_ml:.2f} ml "
+        f"({low:.2f} to {high:.2f} ml at thresholds {strict:g} to {lax:g}){without}{aligned}; "
+        f"{record['seconds']['total']:.1f} s on {record['device']}"
     )
 
 
@@ -143,15 +145,12 @@ def _predict_many(
         )
     failures = result.failures
     for one in failures[:20]:
-        messages.print(f"failed: {one.failure}", highlight=False, markup=False, soft_wrap=True)
+        warn(f"failed: {one.failure}")
     left = sum(one.reused for one in result.outcomes)
-    output.print(
+    say(
         f"{result.table}: {len(result.outcomes) - len(failures)} of {len(result.outcomes)} exams "
         f"done{f', {left} of them before' if left else ''}, {len(failures)} failed. "
-        f"Open {result.page}. Research use only.",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        f"Open {result.page}. Research use only."
     )
     if failures:
         raise typer.Exit(1)
@@ -180,17 +179,17 @@ def preprocess(
     if flair is not None:
         exam = run(flair, folder, t1, t2, choices)
         for warning in exam.warnings:
-            messages.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+            warn(f"warning: {warning}")
         for name, one in exam.alignments.items():
             how = f"aligned by {one.engine}" if one.moved else "already aligned"
-            output.print(f"{name}: {how}", highlight=False)
-        output.print(f"{folder}: written; look at registration.png", highlight=False, markup=False)
+            say(f"{name}: {how}")
+        say(f"{folder}: written; look at registration.png")
         return
     with show_progress() as progress:
         outcomes = preprocess_folder(data or Path(), folder, choices, progress)
     for outcome in outcomes:
         line = f"{outcome.name}: {outcome.status} {outcome.message}".strip()
-        output.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)
     if any(outcome.status == "failed" for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -214,9 +213,9 @@ def verify(
     with show_progress() as progress:
         result = run(record, inputs, weights, device, progress)
     for finding in result.findings:
-        messages.print(f"differs: {finding}", highlight=False, markup=False, soft_wrap=True)
+        warn(f"differs: {finding}")
     verdict = "the same mask comes out" if result.same else "not verified, see above"
-    output.print(f"{result.mask}: {verdict}", highlight=False, markup=False, soft_wrap=True)
+    say(f"{result.mask}: {verdict}")
     if not result.same:
         raise typer.Exit(1)
 
@@ -286,23 +285,21 @@ def train(
             result = run(data, folder, chosen, validation, device, init, citation or (), progress)
     except DataSetError as error:
         for problem in error.problems:
-            messages.print(problem, highlight=False, markup=False, soft_wrap=True)
+            warn(problem)
         raise InputError(
             f"{len(error.problems)} problems in the data, see above; mend them first"
         ) from error
     if result is None:  # one of several processes, not the one that reports
         return
     for note in result.notes:
-        messages.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        warn(f"note: {note}")
     if result.choice:
-        output.print(
+        say(
             f"left out of training, {len(result.overlaps)} masks: sample-average Dice "
             f"{result.sample_average_dice:.3f}, voxel-average Dice "
-            f"{result.voxel_average_dice:.3f} at threshold {result.choice.cut.threshold}",
-            highlight=False,
-            soft_wrap=True,
+            f"{result.voxel_average_dice:.3f} at threshold {result.choice.cut.threshold}"
         )
-    output.print(f"{result.weights}: written", highlight=False, markup=False, soft_wrap=True)
+    say(f"{result.weights}: written")
 
 
 @app.command()
@@ -357,7 +354,7 @@ def evaluate(
     if folder is not None:
         write_evaluation(result, folder)
     for line in result.failures:
-        messages.print(f"failed: {line}", highlight=False, markup=False, soft_wrap=True)
+        warn(f"failed: {line}")
     if result.failures:
         raise typer.Exit(1)
 
@@ -375,13 +372,10 @@ def demo(
 
     with show_progress() as progress:
         result = run(folder, Settings(device=device), progress)
-    output.print(
+    say(
         f"{result.mask}: {result.segmentation.lesion_count} lesions, "
         f"{result.segmentation.volume_ml:.2f} ml; Dice {result.dice:.3f} with the truth "
-        f"{result.files['lesion']}. Open it over {result.files['FLAIR']}.",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        f"{result.files['lesion']}. Open it over {result.files['FLAIR']}."
     )
 
 
@@ -394,8 +388,8 @@ def main() -> None:
         if debug:
             raise
         text = " ".join(str(error).split())
-        messages.print(f"error: {text}", highlight=False, markup=False, soft_wrap=True)
+        warn(f"error: {text}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        messages.print("stopped", highlight=False)
+        warn("stopped")
         sys.exit(130)

@@ -12,6 +12,16 @@ output = Console()
 messages = Console(stderr=True)
 
 
+def say(text: str) -> None:
+    """Print a line of the result as it stands: no markup, not wrapped."""
+    output.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Print a line about the result, beside it."""
+    messages.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def show_progress() -> Iterator[Callable[[str, int, int], None]]:
     """Yield a function that takes a stage's name, the steps of it done, and how many there are."""
@@ -45,7 +55,7 @@ def _log_lines() -> Callable[[str, int, int], None]:
         tenth = 10 * done // max(total, 1)
         if stage not in shown or (tenth > shown[stage] and total > 1):
             suffix = f" {done}/{total}" if total > 1 else ""
-            messages.print(f"{stage}{suffix}", highlight=False, markup=False)
+            warn(f"{stage}{suffix}")
             shown[stage] = tenth
 
     return log
