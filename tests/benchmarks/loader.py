@@ -1,6 +1,6 @@
 """Samples per second of the training loop against MONAI loops with the same network.
 
-    python tests/benchmarks/loader.py [--steps 10] [--rounds 3] [--data ../shared/data/labelled]
+    python tests/benchmarks/loader.py [--steps 3] [--rounds 12] [--data ../shared/data/labelled]
 
 All train the default network on crops of the default size from the same prepared cases with the
 same loss, optimiser, clipping and batch. Ours is ``rsaseg.training.loop.fit`` as users run it,
@@ -19,7 +19,9 @@ The loops take turns, a few steps each and the first not counted, so that whatev
 does falls on all alike. As many of ours use settled batch normalisation as in a whole training.
 Printed are samples a second, the share of a step spent waiting for its batch, the ratio of the
 first loop's speed to each, and of ours to those that do the same to their crops; and what a loader
-does alone, on one thread, with its share of the processor time of a step. Needs the ``test`` extra.
+does alone, on one thread, with its share of the processor time of a step. A ratio is the median of
+the rounds', with the lowest and the highest: two loops of one round run within a minute of each
+other, and a slow minute of the machine moves one round alone. Needs the ``test`` extra.
 """
 
 from __future__ import annotations
@@ -183,6 +185,13 @@ def monai_steps(
     return times[1:]
 
 
+def times_as_fast(rounds: Sequence[dict[str, Times]], ours: str, theirs: str) -> str:
+    """Compare two loops round by round."""
+    seconds = [[np.mean(times[name], axis=0)[0] for name in (theirs, ours)] for times in rounds]
+    ratios = sorted(theirs / ours for theirs, ours in seconds)
+    return f"{np.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) times as fast"
+
+
 def processor_seconds(draw: Callable[[int], object], batches: int = 12) -> float:
     """Return the processor time of a batch drawn alone, on one thread."""
     threads = torch.get_num_threads()
@@ -213,8 +222,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     root = Path(__file__).parents[2]
     parser.add_argument("--data", type=Path, default=root / "../shared/data/labelled")
-    parser.add_argument("--steps", type=int, default=10, help="In a turn.")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3, help="In a turn.")
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--cases", type=int, default=4)
     options = parser.parse_args()
     warnings.filterwarnings("ignore", module="monai")
@@ -233,10 +242,7 @@ def main() -> None:
             "MONAI, varied": partial(monai_steps, varied, recipe),
             "MONAI, varied, worker": partial(monai_steps, varied, recipe, workers=1),
         }
-        times: dict[str, Times] = {name: [] for name in loops}
-        for _ in range(options.rounds):
-            for name, steps in loops.items():
-                times[name] += steps()
+        rounds = [{name: steps() for name, steps in loops.items()} for _ in range(options.rounds)]
         alone = {
             "rsaseg": processor_seconds(partial(draw_batch, recipe, cases)),
             "rsaseg, crops as they are": processor_seconds(partial(draw_batch, still, cases)),
@@ -246,16 +252,15 @@ def main() -> None:
             ),
         }
     print(f"{len(cases)} cases, {torch.get_num_threads()} threads, {recipe.batch} crops a step")
-    mean = {name: float(np.mean([total for total, _ in rows])) for name, rows in times.items()}
-    for name, rows in times.items():
-        share = float(np.median([wait / total for total, wait in rows]))
+    for name in loops:
+        rows = np.array([times[name] for times in rounds])  # (rounds, steps, 2)
+        step, share = rows[..., 0].mean(), np.median(rows[..., 1] / rows[..., 0])
         print(
-            f"{name:<27} {recipe.batch / mean[name]:6.3f} samples/s, {mean[name]:6.3f} s a step, "
-            f"waiting {share:5.1%}, rsaseg is {mean[name] / mean['rsaseg']:.2f} times as fast"
+            f"{name:<27} {recipe.batch / step:6.3f} samples/s, {step:6.3f} s a step, "
+            f"waiting {share:5.1%}, rsaseg is {times_as_fast(rounds, 'rsaseg', name)}"
         )
     for ours, theirs in LIKE_FOR_LIKE:
-        ratio = mean[theirs] / mean[ours]
-        print(f"like for like: {ours} is {ratio:.2f} times as fast as {theirs}")
+        print(f"like for like: {ours} is {times_as_fast(rounds, ours, theirs)} as {theirs}")
     step = step_processor_seconds(recipe)
     for name, seconds in alone.items():
         print(
