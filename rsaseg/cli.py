@@ -226,6 +226,9 @@ def train(
     folder: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for checkpoints, logs and weights.")
     ] = Path("rsaseg-training"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Begin nothing: a training must be there to go on.")
+    ] = False,
     model: Annotated[
         Literal["unet", "ncl-010", "ncl-101", "ncl-111", "rsa-010", "rsa-101", "rsa-111"],
         typer.Option(help="Network of the paper's Table 1."),
@@ -267,8 +270,12 @@ def train(
     from rsaseg.train import train as run
     from rsaseg.training.cases import DataSetError
     from rsaseg.training.recipe import make_recipe
-    from rsaseg.training.splits import Validation
+    from rsaseg.training.splits import SPLITS_FILE, Validation
 
+    if resume and not (folder / SPLITS_FILE).exists():
+        raise InputError(
+            f"{folder}: no training to go on with; check the path, or leave out --resume to begin"
+        )
     chosen = make_recipe(
         recipe,
         model,
@@ -286,9 +293,8 @@ def train(
     except DataSetError as error:
         for problem in error.problems:
             warn(problem)
-        raise InputError(
-            f"{len(error.problems)} problems in the data, see above; mend them first"
-        ) from error
+        many = "1 problem" if len(error.problems) == 1 else f"{len(error.problems)} problems"
+        raise InputError(f"{many} in the data, see above; mend them first") from error
     if result is None:  # one of several processes, not the one that reports
         return
     for note in result.notes:

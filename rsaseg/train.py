@@ -36,7 +36,7 @@ from rsaseg.training.memory import check_memory
 from rsaseg.training.plan import Plan, make_plan, read_cases
 from rsaseg.training.recipe import Recipe
 from rsaseg.training.selection import Choice, OutOfFold, choose_threshold
-from rsaseg.training.splits import Split, Validation, write_splits
+from rsaseg.training.splits import SPLITS_FILE, Split, Validation, write_splits
 from rsaseg.training.unseen import segment_unseen
 
 CARD_METRICS = (
@@ -144,7 +144,7 @@ def train(
             )
         check_memory(recipe, recipe.batch // ranks.count(), chosen)
         make_folder(output)
-        ranks.alone(partial(write_splits, output / "splits.json", plan.splits))
+        ranks.alone(partial(write_splits, output / SPLITS_FILE, plan.splits))
         ranks.alone(partial(read_cases, plan))
         cached = read_cases(plan)
         unseen: dict[str, list[OutOfFold]] = {}

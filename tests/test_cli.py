@@ -228,3 +228,14 @@ def test_a_mask_on_the_flair_grid_with_its_record(
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     arguments = ["predict", "--flair", tmp_path / "no.nii", "-o", tmp_path / "m.nii"]
     assert "Traceback" in rsaseg("--debug", *arguments).stderr
+
+
+def test_resume_begins_no_training(tmp_path: Path) -> None:
+    folder, data = tmp_path / "training", tmp_path / "data"
+    data.mkdir()
+    resume = ["train", "--data", data, "-o", folder, "--resume"]
+    assert f"{folder}: no training to go on with" in only_line(rsaseg(*resume))
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "splits.json").write_text('{"splits": []}')
+    assert "1 problem in the data" in only_line(rsaseg(*resume))

@@ -20,7 +20,7 @@ from rsaseg.training.check import check_cases
 from rsaseg.training.checkpoint import read_average
 from rsaseg.training.loop import check_resume, describe, read_described
 from rsaseg.training.recipe import Recipe
-from rsaseg.training.splits import Split, Validation, draw_splits, read_splits
+from rsaseg.training.splits import SPLITS_FILE, Split, Validation, draw_splits, read_splits
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ def make_plan(
     if unknown:
         raise InputError(f"{min(unknown)}: to be drawn rarely, but no patient in the data")
     splits = draw_splits(files, validation, recipe.seed)
-    kept = output / "splits.json"
+    kept = output / SPLITS_FILE
     if kept.exists():
         stored = read_splits(kept, files)
         if [split.name for split in stored] != [split.name for split in splits]:

@@ -13,6 +13,9 @@ from rsaseg.errors import InputError
 from rsaseg.imaging import write_atomic
 from rsaseg.training.cases import CaseFiles, split_folds
 
+SPLITS_FILE = "splits.json"
+"""Written into a training's folder before its first step."""
+
 
 @dataclass(frozen=True)
 class Validation:
