@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from rsaseg.progress import Progress
 
 output = Console()
 messages = Console(stderr=True)
@@ -23,7 +26,7 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def show_progress() -> Iterator[Callable[[str, int, int], None]]:
+def show_progress() -> Iterator[Progress]:
     """Yield a function that takes a stage's name, the steps of it done, and how many there are."""
     if not messages.is_terminal:
         yield _log_lines()
@@ -36,7 +39,7 @@ def show_progress() -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=messages, transient=True) as bars:
+    with Bars(*columns, console=messages, transient=True) as bars:
         tasks = {}
 
         def show(stage: str, done: int, total: int) -> None:
@@ -47,7 +50,7 @@ def show_progress() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-def _log_lines() -> Callable[[str, int, int], None]:
+def _log_lines() -> Progress:
     """Return a function that writes a line when a stage starts and at every tenth of it."""
     shown: dict[str, int] = {}
 

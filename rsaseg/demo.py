@@ -10,7 +10,7 @@ from rsaseg.imaging import read_mask
 from rsaseg.metrics import dice
 from rsaseg.phantom import write_phantom
 from rsaseg.predict import Segmentation, Settings, predict
-from rsaseg.progress import Progress
+from rsaseg.progress import Progress, untold
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,16 +40,15 @@ def demo(folder: Path, settings: Settings = Settings(), progress: Progress | Non
     InputError
         If the folder cannot be written.
     """
-    if progress:
-        progress("make exam", 0, 1)
+    report = progress or untold
+    report("make exam", 0, 1)
     try:
         (folder / "exam").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another") from None
     files = write_phantom(folder / "exam")
-    if progress:
-        progress("make exam", 1, 1)
+    report("make exam", 1, 1)
     mask = folder / "exam_mask.nii.gz"
-    result = predict(files["FLAIR"], mask, files["T1"], files["T2"], settings, progress)
+    result = predict(files["FLAIR"], mask, files["T1"], files["T2"], settings, report)
     truth, _ = read_mask(files["lesion"])
     return Demo(files, mask, result, dice(result.mask, truth))

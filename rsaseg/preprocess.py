@@ -20,7 +20,7 @@ from rsaseg.errors import GeometryError, InputError, RsasegError
 from rsaseg.imaging import Grid, Volume, read_mask, read_volume, write_atomic, write_nifti
 from rsaseg.preprocessing import SEQUENCES
 from rsaseg.preprocessing.bias import correct_bias
-from rsaseg.progress import Progress
+from rsaseg.progress import Progress, untold
 from rsaseg.registration import AlignedExam, Alignment, Engine, align_exam
 from rsaseg.registration.flirt import fsl_from_ras
 from rsaseg.registration.itk import tfm_text
@@ -128,13 +128,11 @@ def preprocess_folder(
     places = sorted(place for place in data.iterdir() if place.is_dir() and _holds_exam(place))
     if not places:
         raise InputError(f"{data}: no exams found; put T1, T2 and FLAIR in a folder each")
-    outcomes = []
+    outcomes, report = [], progress or untold
     for done, place in enumerate(places):
-        if progress:
-            progress("exams", done, len(places))
+        report("exams", done, len(places))
         outcomes.append(_one_of_many(place, folder / place.name, choices))
-    if progress:
-        progress("exams", len(places), len(places))
+    report("exams", len(places), len(places))
     return outcomes
 
 

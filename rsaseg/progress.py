@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from typing import TypeVar
 
 Progress = Callable[[str, int, int], None]
@@ -15,7 +15,7 @@ def untold(stage: str, done: int, total: int) -> None:
     """Tell nobody: a `Progress`."""
 
 
-def told(items: Sequence[T], stage: str, progress: Progress) -> Iterator[T]:
+def told(items: Collection[T], stage: str, progress: Progress) -> Iterator[T]:
     """Yield each item, and tell when it has been dealt with."""
     for done, item in enumerate(items, 1):
         yield item

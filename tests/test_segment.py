@@ -273,7 +273,7 @@ def test_a_case_left_out_of_training_is_seen_as_any_exam(files: Exam, tmp_path: 
 def test_lesions_without_a_peak_are_left_out(found: rsaseg.Segmentation, files: Exam) -> None:
     peaks = sorted(lesion.max_probability for lesion in found.lesions)
     middle = peaks[len(peaks) // 2]
-    strict = replace(BRIGHT, info=replace(BRIGHT.info, cut=Cut(0.5, peak=middle)))
+    strict = replace(BRIGHT, info=replace(BRIGHT.info, cut=replace(BRIGHT.info.cut, peak=middle)))
     result = rsaseg.segment(files["T1"], files["T2"], files["FLAIR"], ALIGNED, model=strict)
     left = sorted(lesion.max_probability for lesion in result.lesions)
     assert 0 < len(left) < len(peaks)

@@ -11,7 +11,7 @@ import numpy as np
 
 from rsaseg.errors import GeometryError, InputError
 from rsaseg.imaging import Grid, Source, as_mask, read_mask
-from rsaseg.progress import Progress
+from rsaseg.progress import Progress, told, untold
 from rsaseg.scoring.cases import CaseScore, Mask, Rules, score_masks, worst_scores
 from rsaseg.scoring.pairing import Masks, pair_masks, patient_of
 from rsaseg.scoring.summary import Evaluation, compare_all, summarise
@@ -119,14 +119,13 @@ def _score_all(
         )
     scores: list[CaseScore] = []
     problems: list[InputError] = []
-    for done, (case, (predicted, true)) in enumerate(pairs.items(), 1):
+    stage = f"score {Path(_place(pred)).name}"
+    for case, (predicted, true) in told(pairs.items(), stage, progress or untold):
         patient = patients.get(case) or patient_of(case)
         try:
             scores.append(_score_case(case, patient, predicted, true, rules))
         except InputError as error:
             problems.append(error)
-        if progress is not None:
-            progress(f"score {Path(_place(pred)).name}", done, len(pairs))
     if problems:
         others = " ".join(f"({n}) {problem}" for n, problem in enumerate(problems[1:], 2))
         raise type(problems[0])(f"{problems[0]} {others}".strip())

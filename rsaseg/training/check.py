@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rsaseg.errors import InputError
 from rsaseg.imaging import Grid, Volume, ras_grid, read_mask, read_volume
 from rsaseg.lesions import bounding_box
 from rsaseg.preprocessing import SEQUENCES, InputSpec, off_grid
+from rsaseg.progress import Progress, told, untold
 from rsaseg.training.cases import CaseFiles
 
 FITS = 0.7
@@ -36,7 +37,7 @@ def check_cases(
     cases: Sequence[CaseFiles],
     spec: InputSpec,
     crop_vox: tuple[int, int, int],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = untold,
 ) -> tuple[list[str], list[str]]:
     """Read every file once and return what must be mended, and what one should know.
 
@@ -49,7 +50,7 @@ def check_cases(
     crop_vox : tuple of int
         (D, H, W) of a training crop on the network's grid.
     progress : callable, optional
-        Called with the cases done and the cases in all.
+        See `rsaseg.progress.Progress`.
 
     Returns
     -------
@@ -62,13 +63,11 @@ def check_cases(
     patients = {case.patient for case in cases}
     if len(patients) == 1:
         problems.append(f"{cases[0].lesion.parent}: the only patient; training needs two or more")
-    for i, case in enumerate(cases):
+    for case in told(cases, "check cases", progress):
         problems += check_case(case, spec, crop_vox, seen)
         missing = [name for name in SEQUENCES if name not in case.sequences]
         if missing:
             notes.append(f"{case.lesion.parent}: without {' and '.join(missing)}, which is allowed")
-        if progress:
-            progress(i + 1, len(cases))
     return problems, notes
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from rsaseg.errors import InputError
 from rsaseg.networks.shipped import find_weights
 from rsaseg.networks.weights import load_weights
 from rsaseg.preprocessing import InputSpec
-from rsaseg.progress import Progress
+from rsaseg.progress import Progress, told
 from rsaseg.training import ranks
 from rsaseg.training.cases import CachedCase, CaseFiles, DataSetError, cache_case, scan_cases
 from rsaseg.training.check import check_cases
@@ -55,9 +55,7 @@ def make_plan(
     if init and not earlier:
         spec, start = _read_weights(find_weights(init), recipe)
     files, problems = scan_cases(data)
-    found = ranks.alone(
-        partial(_check, files, problems, spec, recipe, partial(report, "check cases"))
-    )
+    found = ranks.alone(partial(_check, files, problems, spec, recipe, report))
     unknown = set(recipe.augmentation.rarely) - {case.drawn_as for case in files}
     if unknown:
         raise InputError(f"{min(unknown)}: to be drawn rarely, but no patient in the data")
@@ -123,7 +121,7 @@ def _check(
     problems: Sequence[str],
     spec: InputSpec,
     recipe: Recipe,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> list[str]:
     """Raise all problems at once; return the notes."""
     more, notes = check_cases(files, spec, recipe.crop_vox, progress)
@@ -134,8 +132,7 @@ def _check(
 
 def read_cases(plan: Plan) -> dict[str, CachedCase]:
     """Prepare each case, or map what was prepared before."""
-    cached = {}
-    for i, case in enumerate(plan.files):
-        cached[case.name] = cache_case(case, plan.spec, plan.output / "cache")
-        plan.report("read cases", i + 1, len(plan.files))
-    return cached
+    return {
+        case.name: cache_case(case, plan.spec, plan.output / "cache")
+        for case in told(plan.files, "read cases", plan.report)
+    }

@@ -254,9 +254,9 @@ def main() -> None:
     print(f"{len(cases)} cases, {torch.get_num_threads()} threads, {recipe.batch} crops a step")
     for name in loops:
         rows = np.array([times[name] for times in rounds])  # (rounds, steps, 2)
-        step, share = rows[..., 0].mean(), np.median(rows[..., 1] / rows[..., 0])
+        mean, share = rows[..., 0].mean(), np.median(rows[..., 1] / rows[..., 0])
         print(
-            f"{name:<27} {recipe.batch / step:6.3f} samples/s, {step:6.3f} s a step, "
+            f"{name:<27} {recipe.batch / mean:6.3f} samples/s, {mean:6.3f} s a step, "
             f"waiting {share:5.1%}, rsaseg is {times_as_fast(rounds, 'rsaseg', name)}"
         )
     for ours, theirs in LIKE_FOR_LIKE:
