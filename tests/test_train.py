@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -19,9 +20,12 @@ from rsaseg.errors import InputError
 from rsaseg.metrics import dice
 from rsaseg.networks.unet import NetworkConfig
 from rsaseg.networks.weights import load_weights
+from rsaseg.progress import untold
 from rsaseg.train import TrainingResult, train
 from rsaseg.training.cases import DataSetError
 from rsaseg.training.checkpoint import read_average
+from rsaseg.training.plan import make_plan, read_cases
+from rsaseg.training.readers import reader_offset
 from rsaseg.training.recipe import Recipe
 from rsaseg.training.splits import Validation
 
@@ -227,6 +231,36 @@ def test_each_fold_goes_on_from_its_own_fold_of_an_earlier_training(
     with pytest.raises(InputError, match="eva: to be drawn rarely, but no patient"):
         train([data], tmp_path / "x", rarely, device="cpu")
     assert not (tmp_path / "x").exists()
+
+
+def test_readers_are_told_apart_by_the_networks_that_never_saw_their_exams(
+    result: TrainingResult, data: Path, output: Path, tmp_path: Path
+) -> None:
+    write_case(tmp_path / "made" / "boris-made-01", make_exam(9))
+    folders = [data, tmp_path / "made"]
+    earlier = tmp_path / "earlier"
+    shutil.copytree(output, earlier)
+    faint = next(earlier.glob("fold-*/boris.npy"))
+    truth = nib.load(next(data.glob("boris/*lesion*"))).get_fdata() > 0
+    np.save(faint, np.where(truth, 0.1, 0.001).astype(np.float16))  # its logit is -2.2
+    recipe = replace(RECIPE, readers=0.5)
+    plan = make_plan(folders, tmp_path / "on", recipe, FOLDS, str(earlier), untold)
+    cases = read_cases(plan)
+    assert cases["boris"].offset == pytest.approx(0.5 * reader_offset(np.load(faint), truth))
+    assert cases["boris"].offset > 0.5
+    assert [note for note in plan.notes if note.startswith("boris: its mask takes in much more")]
+    assert not [note for note in plan.notes if note.startswith("boris-made-01")]
+    assert cases["boris-made-01"].offset == 0
+    plain = make_plan(folders, tmp_path / "off", RECIPE, FOLDS, str(earlier), untold)
+    assert not plan.starts.keys() - plain.starts.keys()
+    assert not plain.offsets
+    assert not [note for note in plain.notes if "its mask takes in" in note]
+    np.save(faint, np.zeros((3, 3, 3), np.float16))
+    with pytest.raises(InputError, match=r"boris.npy: not of the shape of .*lesion"):
+        make_plan(folders, tmp_path / "on", recipe, FOLDS, str(earlier), untold)
+    faint.unlink()
+    with pytest.raises(InputError, match=r"boris.npy: missing; let that training come to its end"):
+        make_plan(folders, tmp_path / "on", recipe, FOLDS, str(earlier), untold)
 
 
 def test_fine_tuning_from_weights_and_random_splits(

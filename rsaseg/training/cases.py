@@ -196,11 +196,15 @@ class CachedCase:
     variants : list of Variant
         The first is what it sees in use. The others: the brain alone where there is a brain mask,
         and thin slices where there are any.
+    offset : float
+        Of its reader, see `rsaseg.training.readers`; what is learned from lies this far over the
+        network's logit.
     """
 
     name: str
     patient: str
     variants: list[Variant]
+    offset: float = 0.0
 
 
 def read_exam(files: CaseFiles) -> dict[str, Volume]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from rsaseg.training.cases import CachedCase, CaseFiles, DataSetError, cache_cas
 from rsaseg.training.check import check_cases
 from rsaseg.training.checkpoint import read_average
 from rsaseg.training.loop import check_resume, describe, read_described
+from rsaseg.training.readers import note_readers, read_offsets
 from rsaseg.training.recipe import Recipe
 from rsaseg.training.splits import SPLITS_FILE, Split, Validation, draw_splits, read_splits
 
@@ -28,13 +29,15 @@ class Plan:
     """All that is settled before the first step.
 
     ``starts`` holds the weights that a network starts from, by the name of its split; those not
-    there start from random ones.
+    there start from random ones. ``offsets`` holds what is learned with of the readers' offsets, by
+    the name of a case; those not there have none.
     """
 
     output: Path
     recipe: Recipe
     spec: InputSpec
     starts: Mapping[str, Mapping[str, Tensor]]
+    offsets: Mapping[str, float]
     files: list[CaseFiles]
     splits: list[Split]
     notes: tuple[str, ...]
@@ -50,7 +53,7 @@ def make_plan(
     report: Progress,
 ) -> Plan:
     """Find everything that would stop the training later, and write nothing."""
-    spec, start = InputSpec(), None
+    spec, start, offsets = InputSpec(), None, {}
     earlier = Path(init) if init and Path(init).is_dir() else None
     if init and not earlier:
         spec, start = _read_weights(find_weights(init), recipe)
@@ -74,12 +77,16 @@ def make_plan(
     if earlier:
         made = {case.name for case in files if case.made}
         starts = _read_training(earlier, splits, final, recipe, made)
+        if recipe.readers:
+            measured = read_offsets(earlier, splits, files)
+            offsets = {name: recipe.readers * offset for name, offset in measured.items()}
+            found = [*(found or ()), *note_readers(measured)]
     for split in (*splits, final):
         check_resume(output / split.name, describe(recipe, split.train, starts.get(split.name)))
     weights = output / "weights.safetensors"
     if weights.exists() and not (output / "final" / "checkpoint.safetensors").exists():
         raise InputError(f"{weights}: would be overwritten; choose another folder")
-    return Plan(output, recipe, spec, starts, files, splits, tuple(found or ()), report)
+    return Plan(output, recipe, spec, starts, offsets, files, splits, tuple(found or ()), report)
 
 
 def _read_weights(path: Path, recipe: Recipe) -> tuple[InputSpec, Mapping[str, Tensor]]:
@@ -132,7 +139,8 @@ def _check(
 
 def read_cases(plan: Plan) -> dict[str, CachedCase]:
     """Prepare each case, or map what was prepared before."""
-    return {
-        case.name: cache_case(case, plan.spec, plan.output / "cache")
-        for case in told(plan.files, "read cases", plan.report)
-    }
+    cached = {}
+    for case in told(plan.files, "read cases", plan.report):
+        prepared = cache_case(case, plan.spec, plan.output / "cache")
+        cached[case.name] = replace(prepared, offset=plan.offsets.get(case.name, 0.0))
+    return cached

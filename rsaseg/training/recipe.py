@@ -40,6 +40,9 @@ class Recipe:
         Share of the steps after which batch normalisation keeps to its running figures.
     clip_norm : float
         Largest norm of the gradient.
+    readers : float
+        Share of each reader's offset that is learned with, where an earlier training tells it, see
+        `rsaseg.training.readers`. It is measured with few patients, so less than all of it.
     checkpoint_every : int
         Steps between checkpoints.
     seed : int
@@ -61,6 +64,7 @@ class Recipe:
     averaging: float = 0.99
     settled: float = 0.7
     clip_norm: float = 1.0
+    readers: float = 0.0
     checkpoint_every: int = 50
     seed: int = 1
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -94,6 +98,7 @@ RECIPES = {
         learning_rate=6e-4,
         settled=0.5,
         averaging=0.995,
+        readers=0.75,
         augmentation=Augmentation(
             rotation_deg=8,
             tilt_deg=4,
@@ -101,6 +106,7 @@ RECIPES = {
             stripped=0.15,
             outside=0.5,
             thickened=0.3,
+            cortex=0.5,
             grey=0.35,
             bend=0.15,
             transplant=0.1,

@@ -16,6 +16,7 @@ from rsaseg.training.patches import (
     _turn,
     draw_crop,
     transplant,
+    vary_cortex,
     vary_grey,
     vary_outside,
 )
@@ -191,6 +192,54 @@ def brain_and_lesion() -> tuple[torch.Tensor, torch.Tensor]:
     stack[:3] = given[:3] = 0.1
     given[:, 2:4, 8:12, 8:12] = torch.tensor([2.0, 3.0, 1.0, 1.0])[:, None, None, None]
     return stack, given
+
+
+def test_grey_matter_by_t1_is_brighter_or_darker_in_flair_alone() -> None:
+    """In T1 white matter lies at 0.4, grey at -0.6 and lesions there too; air at -3."""
+    t1 = torch.full((3, 16, 16), 0.4)
+    t1[:, :, 8:] = -0.6
+    t1[:, :, 14:] = -3
+    lesion = torch.zeros(3, 16, 16)
+    lesion[1, 4:7, 1:4], t1[1, 4:7, 1:4] = 1, -0.6
+    lesion[1, 11:13, 8:10] = 1
+    flair = torch.linspace(-1, 1, t1.numel()).reshape(t1.shape)
+    channels = torch.stack([t1, -t1, flair])
+    rng, gains = np.random.default_rng(0), []
+    for _ in range(200):
+        varied = vary_cortex(channels.clone(), lesion, rng)
+        assert torch.equal(varied[:2], channels[:2])
+        more = varied[2] - flair
+        grey = more[0, :, 8:14]
+        assert float(grey.max() - grey.min()) < 1e-6
+        gain = float(grey.mean())
+        gains.append(gain)
+        assert float(more[:, :, 14:].abs().max()) < 1e-6  # air
+        assert float(more[0, :, :8].abs().max()) < 0.1 * abs(gain)  # white matter
+        assert float(more[1][lesion[1] > 0].abs().max()) < 1e-6
+        ring = more[1, 10:14, 8:11] / gain  # a lesion in the cortex
+        assert 0.5 < float(ring.max()) < 0.7
+        assert float(ring.min()) == 0
+        assert float((more[1, 2:8, 8:14] - gain).abs().max()) < 1e-6
+    # between -0.1 and 0.5, by 0.6 to 1 of that at -0.6, wherever grey matter is looked for
+    assert -0.1 <= min(gains) < -0.06
+    assert 0.4 < max(gains) <= 0.5
+
+
+def test_grey_matter_varies_only_where_t1_is_seen() -> None:
+    case = make_case(shape=(12, 40, 40))
+    still = replace(STILL, mirror=False, near_lesion=0)
+
+    def crops(drop: float, cortex: float) -> list[torch.Tensor]:
+        augmentation = replace(still, drop=drop, cortex=cortex)
+        return [draw_crop([case], (8, 24, 24), augmentation, 3, n)[0] for n in range(12)]
+
+    for before, after in zip(crops(0.6, 0.0), crops(0.6, 1.0), strict=True):
+        assert torch.equal(before[:2], after[:2])
+        assert torch.equal(before[2], after[2]) == (not before[0].any())
+    seen = [bool(crop[0].any()) for crop in crops(0.6, 1.0)]
+    assert len(set(seen)) == 2
+    changed = [not torch.equal(*both) for both in zip(crops(0, 0.0), crops(0, 0.5), strict=True)]
+    assert len(set(changed)) == 2
 
 
 def test_outside_the_brain_every_sequence_is_brighter_or_darker_by_one_factor() -> None:
