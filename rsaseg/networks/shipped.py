@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rsaseg.errors import WeightsError
 
-DEFAULT_WEIGHTS = "rsa111-v9"
+DEFAULT_WEIGHTS = "rsa111-v10"
 _FOLDERS = (Path(__file__).parents[1] / "weights", Path(__file__).parents[2] / "weights")
 
 
@@ -19,7 +19,7 @@ def find_weights(name_or_path: str) -> Path:
         If there is none.
     """
     path = Path(name_or_path)
-    if path.suffix == ".safetensors" or path.exists():
+    if path.suffix == ".safetensors" or path.is_file():
         if not path.is_file():
             raise WeightsError(f"{path}: no such weights file; check the path")
         return path

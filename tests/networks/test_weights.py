@@ -93,6 +93,17 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         find_weights("best")
 
 
+def test_a_folder_of_that_name_hides_no_shipped_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / DEFAULT_WEIGHTS).mkdir()
+    (tmp_path / "best").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_weights(DEFAULT_WEIGHTS).is_file()
+    with pytest.raises(WeightsError, match="best: unknown weights"):
+        find_weights("best")
+
+
 def test_shipped_weights_load() -> None:
     path = find_weights(DEFAULT_WEIGHTS)
     network, info, _ = load_weights(path)

@@ -96,6 +96,21 @@ def test_a_small_lesion_is_not_given_up_where_it_costs_no_dice() -> None:
     assert (choice.cut.peak, choice.cut.min_lesion_mm3) == (0.7, 5.0)
 
 
+@pytest.mark.parametrize(("thick", "peak"), [(3, 0.6), (6, 0.9)])
+def test_small_lesions_are_kept_for_a_little_dice(thick: int, peak: float) -> None:
+    """The wrong call, brighter than two small lesions, costs 0.0015 of Dice; 0.0033 if thicker."""
+    truth = np.zeros((40, 30, 30), bool)
+    truth[2:26, 2:26, 2:26] = True
+    probability = np.where(truth, 0.95, 0.02)
+    probability[2, 2:26, 2:26] = 0.45  # so that no higher threshold does
+    truth[28, 2:5, 28] = truth[28, 12:15, 28] = True
+    probability[28, 2:5, 28] = probability[28, 12:15, 28] = 0.62
+    probability[32 : 32 + thick, 4:8, 4:8] = 0.62
+    case = make("a", "a", probability, truth)
+    flat = replace(case, flair=replace(case.flair, data=np.ones(truth.shape, np.float32)))
+    assert choose_threshold([flat]).cut.peak == peak
+
+
 def test_every_look_at_a_case_is_told() -> None:
     looks: list[tuple[str, int, int]] = []
     cases = [soft_case("a", "a"), soft_case("b", "b")]
