@@ -4,7 +4,8 @@ Readers draw the edge of a lesion narrowly in one exam and widely in another. A 
 from few exams takes the way of one of them for the way of all that look alike. So what a reader
 marks more than a network that never saw the patient is measured, as an offset b of the logit z of
 a voxel's lesion probability, and while the next network learns, sigma(z + b) is compared with that
-mask. In use b is 0. It is the random intercept of a mixed model, found on patients left out.
+mask. What all have in common is the network's own way and no reader's. In use b is 0. It is the
+random intercept of a mixed model, found on patients left out.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ def read_offsets(
 ) -> dict[str, float]:
     """Return the offset of each case that a fold of an earlier training left out, by its name.
 
+    The median over patients is taken off: what a network calls too little everywhere is its own way
+    and no reader's.
+
     Parameters
     ----------
     folder : Path
@@ -56,15 +60,24 @@ def read_offsets(
             if probability.shape != truth.shape:
                 raise InputError(f"{path}: not of the shape of {masks[name]}; was it changed?")
             offsets[name] = reader_offset(probability, truth)
-    return offsets
+    return centre_offsets(offsets, {case.name: case.patient for case in files})
+
+
+def centre_offsets(offsets: Mapping[str, float], patients: Mapping[str, str]) -> dict[str, float]:
+    """Return the offsets of cases less the median of the patients' means."""
+    visits: dict[str, list[float]] = {}
+    for name, offset in offsets.items():
+        visits.setdefault(patients[name], []).append(offset)
+    middle = np.median([np.mean(of_one) for of_one in visits.values()]) if visits else 0.0
+    return {name: offset - float(middle) for name, offset in offsets.items()}
 
 
 def note_readers(offsets: Mapping[str, float]) -> list[str]:
-    """Return a line for each case whose mask is far from what networks call that never saw it."""
+    """Return a line for each case whose mask is far from what the others lead to expect."""
     return [
-        f"{name}: its mask takes in much {'more' if offset > 0 else 'less'} than a network calls "
-        f"that never saw the patient (offset {offset:+.1f}), which is told apart; if the mask is "
-        f"wrong, mend it"
+        f"{name}: its mask takes in much {'more' if offset > 0 else 'less'} than a network "
+        f"that never saw the patient leads to expect (offset {offset:+.1f}), which is told apart; "
+        f"if the mask is wrong, mend it"
         for name, offset in offsets.items()
         if abs(offset) >= FAR
     ]

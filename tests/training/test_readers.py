@@ -18,7 +18,7 @@ from rsaseg.networks.unet import RSANet
 from rsaseg.training.loader import draw_batch
 from rsaseg.training.loop import fit
 from rsaseg.training.losses import dice_cross_entropy
-from rsaseg.training.readers import reader_offset
+from rsaseg.training.readers import centre_offsets, note_readers, reader_offset
 
 
 def exam(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -50,6 +50,18 @@ def test_it_is_the_best_of_all_offsets_by_the_slow_way(seed: int) -> None:
 def test_a_reader_who_marks_nothing_tells_nothing() -> None:
     z, truth = exam(0)
     assert reader_offset(expit(z), np.zeros_like(truth)) == 0
+
+
+def test_what_holds_for_every_patient_is_no_readers_way() -> None:
+    patients = {"a-t1": "a", "a-t2": "a", "a-t3": "a", "b": "b", "c": "c"}
+    offsets = {"a-t1": -3.0, "a-t2": -2.5, "a-t3": -2.0, "b": -2.0, "c": 0.5}
+    centred = centre_offsets(offsets, patients)  # the patients' means are -2.5, -2 and 0.5
+    assert centred == {"a-t1": -1.0, "a-t2": -0.5, "a-t3": 0.0, "b": 0.0, "c": 2.5}
+    assert [note.split(" than")[0] for note in note_readers(centred)] == [
+        "a-t1: its mask takes in much less",
+        "c: its mask takes in much more",
+    ]
+    assert centre_offsets({}, {}) == {}
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.5])
