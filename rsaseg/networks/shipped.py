@@ -19,10 +19,10 @@ def find_weights(name_or_path: str) -> Path:
         If there is none.
     """
     path = Path(name_or_path)
-    if path.suffix == ".safetensors" or path.is_file():
-        if not path.is_file():
-            raise WeightsError(f"{path}: no such weights file; check the path")
+    if path.is_file():
         return path
+    if path.suffix == ".safetensors":
+        raise WeightsError(f"{path}: no such weights file; check the path")
     shipped = sorted(p for folder in _FOLDERS for p in folder.glob("*.safetensors"))
     for file in shipped:
         if file.stem == name_or_path:

@@ -197,8 +197,7 @@ class CachedCase:
         The first is what it sees in use. The others: the brain alone where there is a brain mask,
         and thin slices where there are any.
     offset : float
-        Of its reader, see `rsaseg.training.readers`; what is learned from lies this far over the
-        network's logit.
+        Of its reader, added to the lesion's logit before the loss; see `rsaseg.training.readers`.
     """
 
     name: str

@@ -125,7 +125,7 @@ def draw_crop(
             stack = transplant(stack, cut_crop(donor, seen, there, crop_vox, spacing_mm, turn))
     channels, target = stack[:-1], stack[-1].clamp(0, 1)
     channels = channels * (1 + float(rng.uniform(-1, 0.5)) * augmentation.fade * target)
-    with_t1 = len(seen) > 1 and seen[0] == 0
+    with_t1 = 0 in seen[:-1]
     if augmentation.cortex and with_t1 and rng.random() < augmentation.cortex:
         channels = vary_cortex(channels, target, rng)
     image = torch.zeros(len(variant.image), *crop_vox)
@@ -170,11 +170,16 @@ def transplant(stack: Tensor, given: Tensor) -> Tensor:
         last of them, then the lesion.
     """
     brain = (stack[-2].abs() < 1.2).float()
-    rim = _widen(given[-1:])
-    share = avg_pool3d(rim, (1, 3, 3), stride=1, padding=(0, 1, 1))[0].clamp(0, 1) * brain
+    share = _with_rim(given[-1:]) * brain
     mixed = torch.lerp(stack, given, share)
     mixed[-1] = torch.maximum(stack[-1], given[-1] * brain)
     return mixed
+
+
+def _with_rim(lesion: Tensor) -> Tensor:
+    """Return (D, H, W) of a lesion (1, D, H, W), wider by a voxel and with a soft edge."""
+    wide = _widen(lesion)
+    return avg_pool3d(wide, (1, 3, 3), stride=1, padding=(0, 1, 1))[0].clamp(0, 1)
 
 
 def _widen(lesion: Tensor) -> Tensor:
@@ -205,9 +210,8 @@ def vary_cortex(channels: Tensor, lesion: Tensor, rng: Generator) -> Tensor:
     """
     middle, width, gain = rng.uniform((-0.8, 0.3, -0.1), (-0.4, 0.5, 0.5))
     grey = channels[0].sub(middle).div_(width).square_().neg_().exp_()
-    near = avg_pool3d(_widen(lesion[None]), (1, 3, 3), stride=1, padding=(0, 1, 1))[0].clamp(0, 1)
     varied = channels.clone()
-    varied[-1].addcmul_(grey, 1 - near, value=gain)
+    varied[-1].addcmul_(grey, 1 - _with_rim(lesion[None]), value=gain)
     return varied
 
 

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from rsaseg.errors import InputError
 from rsaseg.imaging import read_mask
 from rsaseg.training.cases import CaseFiles
+from rsaseg.training.selection import by_patient
 from rsaseg.training.splits import Split
 
 OFFSETS = [b / 10 for b in range(-30, 31)]
 FAR = 1.0
+"""An offset that a line names: its mask may be wrong."""
 HARDLY = 0.001
 """Nearly the whole head is less likely than this, and stays so by any offset."""
 
@@ -50,25 +52,23 @@ def read_offsets(
     InputError
         If a probability is missing, or of another shape than its mask.
     """
-    masks, offsets = {case.name: case.lesion for case in files}, {}
+    case_of, offsets = {case.name: case for case in files}, {}
     for split in splits:
         for name in split.test if split.name.startswith("fold-") else ():
-            path = folder / split.name / f"{name}.npy"
+            path, mask = folder / split.name / f"{name}.npy", case_of[name].lesion
             if not path.exists():
                 raise InputError(f"{path}: missing; let that training come to its end first")
-            probability, (truth, _) = np.load(path), read_mask(masks[name])
+            probability, (truth, _) = np.load(path), read_mask(mask)
             if probability.shape != truth.shape:
-                raise InputError(f"{path}: not of the shape of {masks[name]}; was it changed?")
+                raise InputError(f"{path}: not of the shape of {mask}; was it changed?")
             offsets[name] = reader_offset(probability, truth)
-    return centre_offsets(offsets, {case.name: case.patient for case in files})
+    return centre_offsets(offsets, [case_of[name] for name in offsets])
 
 
-def centre_offsets(offsets: Mapping[str, float], patients: Mapping[str, str]) -> dict[str, float]:
-    """Return the offsets of cases less the median of the patients' means."""
-    visits: dict[str, list[float]] = {}
-    for name, offset in offsets.items():
-        visits.setdefault(patients[name], []).append(offset)
-    middle = np.median([np.mean(of_one) for of_one in visits.values()]) if visits else 0.0
+def centre_offsets(offsets: Mapping[str, float], cases: Sequence[CaseFiles]) -> dict[str, float]:
+    """Return the cases' offsets, by name, less the median of the patients' means."""
+    means = by_patient(cases, [offsets[case.name] for case in cases])
+    middle = np.median(means) if len(means) else 0.0
     return {name: offset - float(middle) for name, offset in offsets.items()}
 
 

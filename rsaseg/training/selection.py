@@ -15,6 +15,7 @@ from rsaseg.inference.contrast import lesion_contrast, weigh_contrast
 from rsaseg.lesions import Cut, cut_lesions, find_lesions
 from rsaseg.metrics import LesionCounts, count_overlap, match_lesions
 from rsaseg.progress import Progress, told, untold
+from rsaseg.training.cases import CaseFiles
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(2, 19))
 CONTRAST_WEIGHTS = (0.0, 2.0)
@@ -22,7 +23,7 @@ WAYS = tuple(product(CONTRAST_WEIGHTS, THRESHOLDS))
 SMALLEST_MM3 = (3.0, 5.0, 10.0, 15.0, 20.0, 30.0)
 """Smaller ones are specks, which `rsaseg evaluate` does not count either."""
 PEAKS = (0.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
-_NOTHING = 0.002  # of Dice, a tenth of what may be chance
+_LITTLE = 0.002  # of Dice, a tenth of what may be chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,9 @@ class Choice:
         return cut_lesions(weighed, case.flair.grid, self.cut)[0] > 0
 
 
-def by_patient(cases: Sequence[OutOfFold], values: Sequence[ArrayLike]) -> NDArray[np.float64]:
+def by_patient(
+    cases: Sequence[OutOfFold | CaseFiles], values: Sequence[ArrayLike]
+) -> NDArray[np.float64]:
     """Average each patient's visits: one value, or array of values, a case to one a patient."""
     visits: dict[str, list[NDArray[np.float64]]] = {}
     for case, value in zip(cases, values, strict=True):
@@ -121,12 +124,12 @@ def choose_threshold(cases: Sequence[OutOfFold], progress: Progress = untold) ->
 def _best(
     cases: Sequence[OutOfFold], scores: Sequence[ArrayLike], cuts: Sequence[Cut]
 ) -> tuple[Cut, float]:
-    """Return the cut with the best lesion F1 of those that cost nothing of Dice, and its Dice.
+    """Return the cut with the best lesion F1 of those that cost little of Dice, and its Dice.
 
     ``scores`` are (cases, 2, cuts): Dice, and lesion F1.
     """
     dice, lesion_f1 = by_patient(cases, scores).mean(axis=0)
-    allowed = np.flatnonzero(dice >= dice.max() - _NOTHING)
+    allowed = np.flatnonzero(dice >= dice.max() - _LITTLE)
     best = max(allowed.tolist(), key=lambda i: (lesion_f1[i], i))
     return cuts[best], float(dice[best])
 

@@ -15,6 +15,7 @@ from scipy.special import expit, logit
 from test_fit import CPU, SMALL, losses, make_cases
 
 from rsaseg.networks.unet import RSANet
+from rsaseg.training.cases import CaseFiles
 from rsaseg.training.loader import draw_batch
 from rsaseg.training.loop import fit
 from rsaseg.training.losses import dice_cross_entropy
@@ -53,15 +54,15 @@ def test_a_reader_who_marks_nothing_tells_nothing() -> None:
 
 
 def test_what_holds_for_every_patient_is_no_readers_way() -> None:
-    patients = {"a-t1": "a", "a-t2": "a", "a-t3": "a", "b": "b", "c": "c"}
     offsets = {"a-t1": -3.0, "a-t2": -2.5, "a-t3": -2.0, "b": -2.0, "c": 0.5}
-    centred = centre_offsets(offsets, patients)  # the patients' means are -2.5, -2 and 0.5
+    cases = [CaseFiles(name, {}, Path()) for name in offsets]
+    centred = centre_offsets(offsets, cases)  # the patients' means are -2.5, -2 and 0.5
     assert centred == {"a-t1": -1.0, "a-t2": -0.5, "a-t3": 0.0, "b": 0.0, "c": 2.5}
     assert [note.split(" than")[0] for note in note_readers(centred)] == [
         "a-t1: its mask takes in much less",
         "c: its mask takes in much more",
     ]
-    assert centre_offsets({}, {}) == {}
+    assert centre_offsets({}, []) == {}
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.5])
