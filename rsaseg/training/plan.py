@@ -77,16 +77,17 @@ def make_plan(
     if earlier:
         made = {case.name for case in files if case.made}
         starts = _read_training(earlier, splits, final, recipe, made)
-        if recipe.readers:
-            measured = read_offsets(earlier, splits, files)
-            offsets = {name: recipe.readers * offset for name, offset in measured.items()}
-            found = [*(found or ()), *note_readers(measured)]
     for split in (*splits, final):
         check_resume(output / split.name, describe(recipe, split.train, starts.get(split.name)))
     weights = output / "weights.safetensors"
     if weights.exists() and not (output / "final" / "checkpoint.safetensors").exists():
         raise InputError(f"{weights}: would be overwritten; choose another folder")
-    return Plan(output, recipe, spec, starts, offsets, files, splits, tuple(found or ()), report)
+    notes = list(found or ())
+    if earlier and recipe.readers:
+        measured = read_offsets(earlier, splits, files, report)
+        offsets = {name: recipe.readers * offset for name, offset in measured.items()}
+        notes += note_readers(measured)
+    return Plan(output, recipe, spec, starts, offsets, files, splits, tuple(notes), report)
 
 
 def _read_weights(path: Path, recipe: Recipe) -> tuple[InputSpec, Mapping[str, Tensor]]:

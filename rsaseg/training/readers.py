@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from rsaseg.errors import InputError
 from rsaseg.imaging import read_mask
+from rsaseg.progress import Progress, told, untold
 from rsaseg.training.cases import CaseFiles
 from rsaseg.training.selection import by_patient
 from rsaseg.training.splits import Split
@@ -31,7 +32,10 @@ HARDLY = 0.001
 
 
 def read_offsets(
-    folder: Path, splits: Sequence[Split], files: Sequence[CaseFiles]
+    folder: Path,
+    splits: Sequence[Split],
+    files: Sequence[CaseFiles],
+    progress: Progress = untold,
 ) -> dict[str, float]:
     """Return the offset of each case that a fold of an earlier training left out, by its name.
 
@@ -46,6 +50,8 @@ def read_offsets(
         Its folds. Of random splits nothing is measured: a case may be left out of several or none.
     files : sequence of CaseFiles
         Of all cases.
+    progress : callable
+        Called with a stage's name, the cases measured, and how many there are.
 
     Raises
     ------
@@ -53,15 +59,16 @@ def read_offsets(
         If a probability is missing, or of another shape than its mask.
     """
     case_of, offsets = {case.name: case for case in files}, {}
-    for split in splits:
-        for name in split.test if split.name.startswith("fold-") else ():
-            path, mask = folder / split.name / f"{name}.npy", case_of[name].lesion
-            if not path.exists():
-                raise InputError(f"{path}: missing; let that training come to its end first")
-            probability, (truth, _) = np.load(path), read_mask(mask)
-            if probability.shape != truth.shape:
-                raise InputError(f"{path}: not of the shape of {mask}; was it changed?")
-            offsets[name] = reader_offset(probability, truth)
+    folds = [split for split in splits if split.name.startswith("fold-")]
+    left_out = [(folder / fold.name / f"{name}.npy", name) for fold in folds for name in fold.test]
+    for path, name in told(left_out, "tell readers apart", progress):
+        mask = case_of[name].lesion
+        if not path.exists():
+            raise InputError(f"{path}: missing; let that training come to its end first")
+        probability, (truth, _) = np.load(path), read_mask(mask)
+        if probability.shape != truth.shape:
+            raise InputError(f"{path}: not of the shape of {mask}; was it changed?")
+        offsets[name] = reader_offset(probability, truth)
     return centre_offsets(offsets, [case_of[name] for name in offsets])
 
 
