@@ -226,7 +226,7 @@ def _learn(
     images = batch.images.to(device, memory_format=torch.channels_last_3d)
     lesions = batch.lesions.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        logits = learner(images)
+        logits = learner(images).float()
     offset = logits.new_tensor([[0.0, offsets[name]] for name in batch.names])
     loss_of: Loss = LOSSES[recipe.loss]
     loss = loss_of(logits + offset[:, :, None, None, None], lesions, lesion_fraction)
