@@ -69,7 +69,7 @@ def info_from_json(text: str) -> WeightsInfo:
     network = {key: _tupled(value) for key, value in values.pop("network").items()}
     inputs = {key: _tupled(value) for key, value in values.pop("input").items()}
     # all there was, before there was a choice
-    inputs = {"normalisation": "head", "thin_mm": 0.0, "mirrored": False} | inputs
+    inputs = {"normalisation": "head", "thin_mm": 0.0, "mirrored": False, "t1_spread": 0.0} | inputs
     alone = {"threshold": "threshold", "lesion_peak": "peak", "min_lesion_mm3": "min_lesion_mm3"}
     cut = {name: values.pop(key) for key, name in alone.items() if key in values}  # to version 9
     cut |= values.pop("cut", {})

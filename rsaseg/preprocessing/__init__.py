@@ -4,13 +4,11 @@ from rsaseg.preprocessing.exam import (
     SEQUENCES,
     InputSpec,
     NetworkInput,
-    brain_units,
     deep_mask,
     deep_part,
     depth_mm,
     fill_slices,
     head_mask,
-    head_units,
     network_input,
     off_grid,
     prepare,
@@ -18,6 +16,7 @@ from rsaseg.preprocessing.exam import (
     to_tensor_axes,
     to_working_grid,
 )
+from rsaseg.preprocessing.units import brain_units, head_units, to_spread
 
 __all__ = [
     "SEQUENCES",
@@ -34,6 +33,7 @@ __all__ = [
     "off_grid",
     "prepare",
     "to_flair_grid",
+    "to_spread",
     "to_tensor_axes",
     "to_working_grid",
 ]

@@ -13,6 +13,7 @@ from scipy.ndimage import binary_fill_holes, find_objects, gaussian_filter, labe
 
 from rsaseg.imaging import Grid, Volume, crop_grid, ras_grid, resample
 from rsaseg.imaging.distance import distance_mm
+from rsaseg.preprocessing.units import brain_units, head_units, to_spread
 
 SEQUENCES = ("T1", "T2", "FLAIR")
 """Channel order of every network here; stored with its weights."""
@@ -51,6 +52,8 @@ class InputSpec:
         Intensities beyond this are cut, in the units of ``normalisation``.
     normalisation : str
         "brain" (`brain_units`), or "head" (`head_units`), which the first weights learned with.
+    t1_spread : float
+        What T1's contrast is brought to, see `to_spread`; 0: it is left as it is.
     """
 
     sequences: tuple[str, ...] = SEQUENCES
@@ -60,6 +63,7 @@ class InputSpec:
     margin_mm: float = 6.0
     clip: float = 5.0
     normalisation: str = "brain"
+    t1_spread: float = 0.36
 
     def turns_of(self, grid: Grid) -> int:
         """Return in how many turns an exam is seen whose FLAIR lies on ``grid``."""
@@ -179,38 +183,6 @@ def deep_mask(head: NDArray[np.bool_], spacing_mm: tuple[float, ...]) -> NDArray
     return deep_part(depth_mm(fill_slices(head), spacing_mm))
 
 
-def brain_units(data: NDArray[np.float32], deep: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return ``data`` with the brain's median at 0 and air at -3.
-
-    A lesion is 1.3 to 1.6 times as bright as the brain's median in FLAIR, whatever the site and
-    with or without the skull; its distance in standard deviations differs threefold.
-
-    Parameters
-    ----------
-    data : ndarray
-        One sequence.
-    deep : ndarray
-        From `deep_mask`; zeros in it are outside a sequence of smaller extent.
-    """
-    air = float(np.percentile(data, 0.5))
-    inside = data[deep & (data > air)]
-    brain = float(np.median(inside)) - air if inside.size else 1.0
-    scaled: NDArray[np.float32] = 3 * ((data - air) / max(brain, 1e-6) - 1)
-    return scaled
-
-
-def head_units(data: NDArray[np.float32], head: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return ``data`` with mean 0 and standard deviation 1 inside the head.
-
-    The hundredth brightest and darkest voxels are left out of both figures.
-    """
-    inside = data[head]
-    low, high = np.percentile(inside, (1.0, 99.0))
-    inside = inside[(inside >= low) & (inside <= high)]
-    scaled: NDArray[np.float32] = (data - inside.mean()) / max(float(inside.std()), 1e-6)
-    return scaled
-
-
 @dataclass(frozen=True, eq=False)
 class WorkingExam:
     """An exam at a network's spacing, grey values as they were.
@@ -290,7 +262,10 @@ def network_input(exam: WorkingExam, spec: InputSpec) -> NetworkInput:
             return np.zeros(tuple(stop - start)[::-1], dtype=np.float32)
         data = exam.images[name]
         if deep is not None:
-            scaled = brain_units(data[crop], deep).clip(-3, spec.clip)  # below air is ripple
+            scaled = brain_units(data[crop], deep)
+            if name == "T1" and spec.t1_spread:
+                scaled = to_spread(scaled, deep, spec.t1_spread)
+            scaled = scaled.clip(-3, spec.clip)  # below air is ripple
         else:
             head = exam.head if name == "FLAIR" else head_mask(data, spacing_mm)
             scaled = head_units(data[crop], head[crop]).clip(-spec.clip, spec.clip)

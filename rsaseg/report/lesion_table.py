@@ -23,9 +23,9 @@ _CORNERS = np.array(list(np.ndindex(2, 2, 2)))  # half a voxel off, which change
 REVIEW_BELOW = 0.92
 """Lesions of a lower confidence are marked for review.
 
-Of 399 lesions that version 10's fold networks found in patients they had not learned from, 96 % of
-the wrong and 51 % of the right ones lie under it, and 98 % of the others are right. Under 0.86,
-where Youden's index is best, would lie 90 % of the wrong (``tests/benchmarks/calibration.py``).
+Of 388 lesions that version 11's fold networks found in patients they had not learned from, 99 % of
+the wrong and 53 % of the right ones lie under it, and 99 % of the others are right. Under 0.89,
+where Youden's index is best, would lie 96 % of the wrong (``tests/benchmarks/calibration.py``).
 """
 
 LESION_COLUMNS: dict[str, dict[str, Any]] = {

@@ -125,6 +125,9 @@ def test_weights_from_before_the_brains_units_keep_the_heads(saved: tuple[Path, 
     assert info_from_json(json.dumps(text)).input.mirrored
     del text["input"]["mirrored"]
     assert not info_from_json(json.dumps(text)).input.mirrored
+    assert info_from_json(json.dumps(text)).input.t1_spread == 0.36
+    del text["input"]["t1_spread"]
+    assert info_from_json(json.dumps(text)).input.t1_spread == 0
 
 
 def test_weights_up_to_version_9_keep_a_cuts_numbers_apart() -> None:

@@ -12,6 +12,7 @@ from scipy.ndimage import binary_erosion
 from rsaseg.imaging import Grid, Volume, resample
 from rsaseg.phantom import Phantom, make_phantom
 from rsaseg.preprocessing import (
+    SEQUENCES,
     InputSpec,
     brain_units,
     deep_mask,
@@ -19,6 +20,7 @@ from rsaseg.preprocessing import (
     head_units,
     prepare,
     to_flair_grid,
+    to_spread,
 )
 from rsaseg.preprocessing.exam import otsu_threshold, to_tensor_axes
 
@@ -37,6 +39,29 @@ def test_otsu_splits_two_populations() -> None:
     dark, bright = rng.normal(10, 2, 5000), rng.normal(60, 5, 2000)
     threshold = otsu_threshold(np.concatenate([dark, bright]).astype(np.float32))
     assert np.percentile(dark, 99.9) < threshold < np.percentile(bright, 0.1)
+
+
+def test_a_spread_is_the_logarithm_of_the_quartiles_over_air_by_hand() -> None:
+    """Over air, in units of the median: 0.8, 1 and 1.25 in the deep brain, so 2 log 1.25 apart."""
+    deep = np.zeros((5, 5, 2), bool)
+    deep[:, :, 0] = True
+    over_air = np.repeat([0.8, 0.8, 1.0, 1.25, 1.25], 10).reshape(5, 5, 2)
+    over_air[:, :, 1] = np.arange(25).reshape(5, 5) / 12
+    spread = 2 * np.log(1.25)
+    for power in (0.5, 1.0, 2.0):
+        scaled = to_spread((3 * (over_air - 1)).astype(np.float32), deep, spread * power)
+        expected = np.array([0.8, 0.8, 1.0, 1.25, 1.25]) ** power
+        assert np.allclose(scaled[:, :, 0] / 3 + 1, expected[:, None], atol=1e-5)
+        assert np.allclose(scaled[:, :, 1] / 3 + 1, over_air[:, :, 1] ** power, atol=2e-3)
+    for spread_wanted, power in ((9.0, 2.5), (0.01, 0.4)):
+        scaled = to_spread((3 * (over_air - 1)).astype(np.float32), deep, spread_wanted)
+        assert np.allclose(scaled[:, :, 0] / 3 + 1, (over_air**power)[:, :, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0])
+def test_a_sequence_of_one_value_keeps_its_spread(value: float) -> None:
+    flat = np.full((4, 4, 4), value, np.float32)
+    assert np.array_equal(to_spread(flat, np.ones((4, 4, 4), bool), 0.36), flat)
 
 
 def test_head_units_ignore_outliers() -> None:
@@ -88,6 +113,24 @@ def test_gain_and_offset_of_a_file_do_not_matter(
     }
     first, second = prepare(phantom.images, InputSpec()), prepare(other, InputSpec())
     assert np.allclose(first.image, second.image, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["T1", "T2"])
+def test_the_contrast_of_t1s_protocol_hardly_matters_and_that_of_t2s_does(
+    phantom: Phantom, name: str
+) -> None:
+    """Another protocol: its values over air, in units of the median, to the power of 1.4."""
+    volume, k = phantom.images[name], SEQUENCES.index(name)
+    over_air = np.maximum(volume.data, 0) / np.median(volume.data[phantom.brain])
+    other = {**phantom.images, name: replace(volume, data=(over_air**1.4).astype(np.float32))}
+    unlike = {}
+    for spread in (0.36, 0):
+        spec = InputSpec(t1_spread=spread)
+        before, after = (prepare(exam, spec).image for exam in (phantom.images, other))
+        *others, unlike[spread] = np.roll(np.abs(before - after).mean(axis=(1, 2, 3)), 2 - k)
+        assert others == [0, 0]
+    assert unlike[0] > 0.05
+    assert (unlike[0.36] < 0.3 * unlike[0]) == (name == "T1")
 
 
 def test_the_skull_does_not_move_the_brains_grey_values(phantom: Phantom) -> None:
