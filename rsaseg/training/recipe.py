@@ -104,6 +104,7 @@ RECIPES = {
             tilt_deg=4,
             scale=0.08,
             stripped=0.15,
+            drop=0.3,
             outside=0.5,
             thickened=0.3,
             cortex=0.5,
