@@ -3,8 +3,8 @@
     python tests/benchmarks/loader.py [--steps 3] [--rounds 12] [--data ../shared/data/labelled]
 
 All train the default network on crops of the default size from the same prepared cases with the
-same loss, optimiser, clipping and batch. Ours is ``rsaseg.training.loop.fit`` as users run it,
-with all its augmentation, running average and log; and once more with crops as they are.
+same loss, optimiser, clipping, batch and precision. Ours is ``rsaseg.training.loop.fit`` as users
+run it, with all its augmentation, running average and log; and once more with crops as they are.
 MONAI's holds the cases in a CacheDataset, cuts crops with RandCropByPosNegLabel and feeds a plain
 loop, as its tutorials do:
 
@@ -62,8 +62,10 @@ from rsaseg.training.loader import draw_batch
 from rsaseg.training.log import read_log
 from rsaseg.training.loop import fit
 from rsaseg.training.losses import dice_cross_entropy
+from rsaseg.training.precision import takes_bfloat16
 from rsaseg.training.recipe import PLAIN, Recipe, make_recipe
 
+CPU = torch.device("cpu")
 Times = list[tuple[float, float]]
 """Seconds of each step, and those of them spent waiting for its batch."""
 
@@ -74,7 +76,7 @@ LIKE_FOR_LIKE = (("rsaseg, crops as they are", "MONAI, crop"), ("rsaseg", "MONAI
 def our_steps(cases: Sequence[CachedCase], recipe: Recipe) -> Times:
     """Train as users do; the first step is not counted."""
     with tempfile.TemporaryDirectory() as folder:
-        fit(recipe, cases, Path(folder) / "run", torch.device("cpu"))
+        fit(recipe, cases, Path(folder) / "run", CPU)
         rows = read_log(Path(folder) / "run" / "log.csv")
     return [(float(row["seconds"]), float(row["waited_seconds"])) for row in rows[1:]]
 
@@ -176,7 +178,9 @@ def monai_steps(
         images = batch["image"].as_tensor().contiguous(memory_format=layout)
         lesions = batch["label"][:, 0].as_tensor().float()
         waited = time.perf_counter() - started
-        loss = dice_cross_entropy(network(images), lesions)
+        with torch.autocast("cpu", torch.bfloat16, enabled=takes_bfloat16(recipe, CPU)):
+            logits = network(images)
+        loss = dice_cross_entropy(logits, lesions)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
@@ -213,7 +217,9 @@ def step_processor_seconds(recipe: Recipe) -> float:
     seconds = []
     for _ in range(3):
         started = time.process_time()
-        dice_cross_entropy(network(images), lesions).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=takes_bfloat16(recipe, CPU)):
+            logits = network(images)
+        dice_cross_entropy(logits, lesions).backward()
         seconds.append(time.process_time() - started)
     return min(seconds)
 
