@@ -44,12 +44,13 @@ def test_where_it_is_taken_the_gradients_are_those_of_float32(depth: int) -> Non
     lesion[:, 1:3, 4:9, 4:9] = 1
     image = 0.3 * torch.randn(2, 3, depth, 16, 16) + 2 * lesion[:, None]
 
-    def gradients(bfloat16: bool) -> torch.Tensor:
+    def gradients(bfloat16: bool) -> list[torch.Tensor]:
         network.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             logits = network(image.contiguous(memory_format=torch.channels_last_3d)).float()
         dice_cross_entropy(logits, lesion).backward()
-        return torch.cat([p.grad.flatten() for p in network.encoder.parameters()])
+        kernels = [p for p in network.encoder.parameters() if p.dim() == 5]
+        return [p.grad.clone() for p in kernels]
 
-    exact, rounded = gradients(False), gradients(True)
-    assert (rounded - exact).norm() < 0.1 * exact.norm()
+    for exact, rounded in zip(gradients(False), gradients(True), strict=True):
+        assert (rounded - exact).norm() < 0.2 * exact.norm()
