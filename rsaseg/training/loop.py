@@ -28,7 +28,7 @@ from rsaseg.training.loader import Batch, draw_batches
 from rsaseg.training.log import Row, read_log, write_log
 from rsaseg.training.losses import LOSSES, Loss
 from rsaseg.training.patches import draw_crop
-from rsaseg.training.precision import takes_bfloat16
+from rsaseg.training.precision import autocast
 from rsaseg.training.recipe import PLAIN, Recipe
 from rsaseg.training.stop import StoppedError, stop_requests
 
@@ -226,7 +226,7 @@ def _learn(
     device = next(learner.parameters()).device
     images = batch.images.to(device, memory_format=torch.channels_last_3d)
     lesions = batch.lesions.to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=takes_bfloat16(recipe, device)):
+    with autocast(recipe, device):
         logits = learner(images).float()
     offset = logits.new_tensor([[0.0, offsets[name]] for name in batch.names])
     loss_of: Loss = LOSSES[recipe.loss]
@@ -276,7 +276,7 @@ def _score_crops(
     for number in range(HELD_OUT_CROPS):
         image, lesion, _ = draw_crop(held_out, recipe.crop_vox, near, recipe.seed, number)
         image = image[None].to(device, memory_format=torch.channels_last_3d)
-        with torch.autocast(device.type, torch.bfloat16, enabled=takes_bfloat16(recipe, device)):
+        with autocast(recipe, device):
             logits = average(image)
         total += _overlap(logits, lesion[None].to(device))
     return f"{total.dice:.4f}"

@@ -21,6 +21,11 @@ def takes_bfloat16(recipe: Recipe, device: torch.device) -> bool:
     return native and 2 not in _depths(recipe)
 
 
+def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """Return the context in which a network passes its crops, see `takes_bfloat16`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=takes_bfloat16(recipe, device))
+
+
 def _depths(recipe: Recipe) -> list[int]:
     """Return how many axial slices a crop has at each level."""
     depths = [-(-recipe.crop_vox[0] // recipe.network.patch_vox[0])]

@@ -62,7 +62,7 @@ from rsaseg.training.loader import draw_batch
 from rsaseg.training.log import read_log
 from rsaseg.training.loop import fit
 from rsaseg.training.losses import dice_cross_entropy
-from rsaseg.training.precision import takes_bfloat16
+from rsaseg.training.precision import autocast
 from rsaseg.training.recipe import PLAIN, Recipe, make_recipe
 
 CPU = torch.device("cpu")
@@ -178,7 +178,7 @@ def monai_steps(
         images = batch["image"].as_tensor().contiguous(memory_format=layout)
         lesions = batch["label"][:, 0].as_tensor().float()
         waited = time.perf_counter() - started
-        with torch.autocast("cpu", torch.bfloat16, enabled=takes_bfloat16(recipe, CPU)):
+        with autocast(recipe, CPU):
             logits = network(images)
         loss = dice_cross_entropy(logits, lesions)
         optimizer.zero_grad()
@@ -217,7 +217,7 @@ def step_processor_seconds(recipe: Recipe) -> float:
     seconds = []
     for _ in range(3):
         started = time.process_time()
-        with torch.autocast("cpu", torch.bfloat16, enabled=takes_bfloat16(recipe, CPU)):
+        with autocast(recipe, CPU):
             logits = network(images)
         dice_cross_entropy(logits, lesions).backward()
         seconds.append(time.process_time() - started)

@@ -8,7 +8,7 @@ import torch
 from rsaseg.networks.unet import NetworkConfig, RSANet
 from rsaseg.training.losses import dice_cross_entropy
 from rsaseg.training.precision import takes_bfloat16
-from rsaseg.training.recipe import RECIPES, Recipe
+from rsaseg.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,7 @@ def test_no_level_is_two_slices_deep(monkeypatch, depth, expected) -> None:
 @pytest.mark.parametrize("depth", [3, 4, 5, 6, 8, 12, 24, 32])
 def test_where_it_is_taken_the_gradients_are_those_of_float32(depth: int) -> None:
     small = NetworkConfig(channels=(8, 16), groups=0)
-    recipe = replace(RECIPES["default"], network=small, crop_vox=(depth, 16, 16))
+    recipe = Recipe(network=small, crop_vox=(depth, 16, 16))
     if not takes_bfloat16(recipe, CPU):
         pytest.skip("this CPU does not multiply bfloat16, or the crop is not for it")
     torch.manual_seed(0)
