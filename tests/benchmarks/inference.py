@@ -87,7 +87,7 @@ def compare_inferers(case: Path, weights: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--weights", default="rsa111-v11")
+    parser.add_argument("--weights", default="rsa111-v12")
     parser.add_argument("--compare", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.compare:
