@@ -21,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from rsaseg.networks.shipped import DEFAULT_WEIGHTS
+
 BAR_S, BAR_GB = 10.0, 3.0
 DATA = Path(__file__).parents[2] / "../shared/data/labelled"
 OVERLAP = 0.5
@@ -87,7 +89,7 @@ def compare_inferers(case: Path, weights: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--weights", default="rsa111-v12")
+    parser.add_argument("--weights", default=DEFAULT_WEIGHTS)
     parser.add_argument("--compare", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.compare:
