@@ -27,12 +27,13 @@ from rsaseg.training.checkpoint import load_checkpoint, read_run, save_checkpoin
 from rsaseg.training.loader import Batch, draw_batches
 from rsaseg.training.log import Row, read_log, write_log
 from rsaseg.training.losses import LOSSES, Loss
+from rsaseg.training.muon import Muon
 from rsaseg.training.patches import draw_crop
 from rsaseg.training.precision import autocast
 from rsaseg.training.recipe import PLAIN, Recipe
 from rsaseg.training.stop import StoppedError, stop_requests
 
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "muon": Muon}
 HELD_OUT_CROPS = 6
 Described = dict[str, Any]
 
@@ -91,10 +92,10 @@ def read_described(path: Path) -> tuple[Described, int]:
     """Return what `describe` said of a checkpoint's run, and the step it has come to.
 
     What a checkpoint of an older version does not mention is taken to be as it was then: the
-    default.
+    default, by AdamW.
     """
     run = json.loads(read_run(path))
-    return _over(describe(Recipe(), []), run["recipe"]), int(run["step"])
+    return _over(describe(Recipe(optimizer="adamw"), []), run["recipe"]), int(run["step"])
 
 
 def _over(values: Described, others: Described) -> Described:
@@ -234,14 +235,14 @@ def _learn(
     told = ranks.gathered((float(loss.detach()), batch.names, _overlap(logits, lesions)))
     value = sum(one for one, _, _ in told) / len(told)
     names = [told[i % len(told)][1][i // len(told)] for i in range(recipe.batch)]
-    if not value < 1e4:
-        raise InputError(
-            f"{', '.join(names)}: loss {value} at step {batch.step}; check these cases, or lower "
-            f"the learning rate. The checkpoint before it is kept"
-        )
     optimizer.zero_grad()
     loss.backward()
-    nn.utils.clip_grad_norm_(learner.parameters(), recipe.clip_norm)
+    slope = nn.utils.clip_grad_norm_(learner.parameters(), recipe.clip_norm)
+    if not (value < 1e4 and slope.isfinite()):
+        raise InputError(
+            f"{', '.join(names)}: loss {value} and slope {float(slope)} at step {batch.step}; "
+            f"check these cases, or lower the learning rate. The checkpoint before it is kept"
+        )
     for group in optimizer.param_groups:
         group["lr"] = recipe.rate(batch.step)
     optimizer.step()

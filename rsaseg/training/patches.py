@@ -44,8 +44,8 @@ class Augmentation:
     thick : float
         Probability of thicker slices, two to three times the grid's.
     cortex : float
-        Probability that grey matter, as T1 tells it, is brighter or darker in FLAIR; where T1 is
-        seen.
+        Probability that grey matter, as T1 tells it, is brighter or darker in FLAIR; for exams with
+        T1, whether the crop shows it or not.
     grey : float
         Strength of contrast, brightness, gamma, bias field and noise; 0 turns them off.
     bend : float
@@ -102,7 +102,7 @@ def draw_crop(
     variant = _variant(case, stripped, thickened)
     left_out = rng.random(len(variant.image)) < augmentation.drop
     left_out[-1] = False  # FLAIR is always there
-    seen = np.flatnonzero(variant.present & ~left_out)
+    there, seen = np.flatnonzero(variant.present), variant.present & ~left_out
     lesion_vox, shape = variant.lesion_vox, np.array(variant.lesion.shape)
     if rng.random() < augmentation.near_lesion and len(lesion_vox):
         centre = lesion_vox[rng.integers(len(lesion_vox))] + rng.uniform(-0.25, 0.25, 3) * crop_vox
@@ -112,7 +112,7 @@ def draw_crop(
     centre = np.where(shape > 2 * half, np.clip(centre, half, shape - half), shape / 2)
     spacing_mm = variant.spacing_mm
     turn = _turn(rng, augmentation)
-    stack = cut_crop(variant, seen, centre, crop_vox, spacing_mm, turn)
+    stack = cut_crop(variant, there, centre, crop_vox, spacing_mm, turn)
     if augmentation.outside and variant.brain is not None and rng.random() < augmentation.outside:
         known = replace(variant, image=variant.brain[None])
         brain = cut_crop(known, np.array([0]), centre, crop_vox, spacing_mm, turn)[0]
@@ -120,16 +120,15 @@ def draw_crop(
     others = [other for other in cases if other.patient != patient]
     if others and rng.random() < augmentation.transplant:
         donor = _variant(others[rng.integers(len(others))], False, thickened)
-        there, turn = centre / shape * donor.lesion.shape, _turn(rng, augmentation)
-        if donor.present[seen].all():
-            stack = transplant(stack, cut_crop(donor, seen, there, crop_vox, spacing_mm, turn))
+        place, turn = centre / shape * donor.lesion.shape, _turn(rng, augmentation)
+        if donor.present[there].all():
+            stack = transplant(stack, cut_crop(donor, there, place, crop_vox, spacing_mm, turn))
     channels, target = stack[:-1], stack[-1].clamp(0, 1)
     channels = channels * (1 + float(rng.uniform(-1, 0.5)) * augmentation.fade * target)
-    with_t1 = 0 in seen[:-1]
-    if augmentation.cortex and with_t1 and rng.random() < augmentation.cortex:
-        channels = vary_cortex(channels, target, rng)
+    if augmentation.cortex and 0 in there[:-1] and rng.random() < augmentation.cortex:
+        channels = vary_cortex(channels, target, rng)  # T1 tells where, seen or not
     image = torch.zeros(len(variant.image), *crop_vox)
-    image[seen] = vary_grey(channels, rng, augmentation)
+    image[seen] = vary_grey(channels[seen[there]], rng, augmentation)
     return image, target, case.name
 
 

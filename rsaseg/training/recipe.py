@@ -26,7 +26,8 @@ class Recipe:
     loss : str
         A key of `rsaseg.training.losses.LOSSES`.
     optimizer : str
-        "adamw", or "adam" with the weight decay in its gradient.
+        "muon", see `rsaseg.training.muon`; "adamw"; or "adam" with the weight decay in its
+        gradient.
     learning_rate, weight_decay : float
         Of the optimiser.
     warmup : int
@@ -56,7 +57,7 @@ class Recipe:
     batch: int = 2
     crop_vox: tuple[int, int, int] = (32, 128, 96)
     loss: str = "dice-ce"
-    optimizer: str = "adamw"
+    optimizer: str = "muon"
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     warmup: int = 40

@@ -60,7 +60,7 @@ from rsaseg.preprocessing import InputSpec
 from rsaseg.training.cases import CachedCase, cache_case, find_cases
 from rsaseg.training.loader import draw_batch
 from rsaseg.training.log import read_log
-from rsaseg.training.loop import fit
+from rsaseg.training.loop import OPTIMIZERS, fit
 from rsaseg.training.losses import dice_cross_entropy
 from rsaseg.training.precision import autocast
 from rsaseg.training.recipe import PLAIN, Recipe, make_recipe
@@ -169,7 +169,7 @@ def monai_steps(
     layout = torch.channels_last_3d if last else torch.contiguous_format
     network: nn.Module = RSANet(recipe.network).to(memory_format=layout)
     network = in_plain_layers(network) if plain else network
-    optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate)
+    optimizer = OPTIMIZERS[recipe.optimizer](network.parameters(), lr=recipe.learning_rate)
     batches = chain.from_iterable(repeat(monai_loader(data, recipe, workers)))
     times: Times = []
     for _ in range(recipe.steps):

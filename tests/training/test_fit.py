@@ -149,7 +149,10 @@ def test_a_full_disk_keeps_the_checkpoint_before(whole: list[str], tmp_path: Pat
     assert losses(tmp_path) == whole
 
 
-def test_a_checkpoint_of_an_older_version_goes_on(whole: list[str], tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_older_version_goes_on(tmp_path: Path) -> None:
+    recipe = replace(SMALL, optimizer="adamw")
+    fit(recipe, make_cases(), tmp_path / "whole", CPU)
+
     class EnoughError(Exception):
         pass
 
@@ -158,7 +161,7 @@ def test_a_checkpoint_of_an_older_version_goes_on(whole: list[str], tmp_path: Pa
             raise EnoughError
 
     with pytest.raises(EnoughError):
-        fit(SMALL, make_cases(), tmp_path, CPU, stop)
+        fit(recipe, make_cases(), tmp_path, CPU, stop)
     path = tmp_path / "checkpoint.safetensors"
     run = json.loads(read_run(path))
     for name in ("loss", "optimizer", "rate_power", "start", "settled"):
@@ -169,12 +172,14 @@ def test_a_checkpoint_of_an_older_version_goes_on(whole: list[str], tmp_path: Pa
     save_file(load_file(path), path, {"run": json.dumps(run)})
     rows = [line.split(",")[:5] for line in (tmp_path / "log.csv").read_text().splitlines()]
     (tmp_path / "log.csv").write_text("\n".join(map(",".join, rows)) + "\n")
-    fit(SMALL, make_cases(), tmp_path, CPU)
-    assert losses(tmp_path) == whole
+    fit(recipe, make_cases(), tmp_path, CPU)
+    assert losses(tmp_path) == losses(tmp_path / "whole")
+    with pytest.raises(InputError, match=r"not the same optimizer"):
+        fit(SMALL, make_cases(), tmp_path, CPU)
     run["recipe"]["loss"] = "another"
     save_file(load_file(path), path, {"run": json.dumps(run)})
     with pytest.raises(InputError, match=r"not the same loss"):
-        fit(SMALL, make_cases(), tmp_path, CPU)
+        fit(recipe, make_cases(), tmp_path, CPU)
 
 
 def test_fine_tuning_starts_from_the_weights_and_is_a_run_of_its_own(tmp_path: Path) -> None:

@@ -225,17 +225,20 @@ def test_grey_matter_by_t1_is_brighter_or_darker_in_flair_alone() -> None:
     assert 0.4 < max(gains) <= 0.5
 
 
-def test_grey_matter_varies_only_where_t1_is_seen() -> None:
-    case = make_case(shape=(12, 40, 40))
+def test_grey_matter_varies_where_the_exam_has_t1_seen_or_not() -> None:
+    case, without = make_case(shape=(12, 40, 40)), make_case("aa", shape=(12, 40, 40))
+    without.variants[0].image[0] = 0
     still = replace(STILL, mirror=False, near_lesion=0)
 
-    def crops(drop: float, cortex: float) -> list[torch.Tensor]:
+    def crops(drop: float, cortex: float, case: CachedCase = case) -> list[torch.Tensor]:
         augmentation = replace(still, drop=drop, cortex=cortex)
         return [draw_crop([case], (8, 24, 24), augmentation, 3, n)[0] for n in range(12)]
 
     for before, after in zip(crops(0.6, 0.0), crops(0.6, 1.0), strict=True):
         assert torch.equal(before[:2], after[:2])
-        assert torch.equal(before[2], after[2]) == (not before[0].any())
+        assert not torch.equal(before[2], after[2])
+    unvaried, varied = crops(0.6, 0.0, without), crops(0.6, 1.0, without)
+    assert all(torch.equal(*both) for both in zip(unvaried, varied, strict=True))
     seen = [bool(crop[0].any()) for crop in crops(0.6, 1.0)]
     assert len(set(seen)) == 2
     changed = [not torch.equal(*both) for both in zip(crops(0, 0.0), crops(0, 0.5), strict=True)]
