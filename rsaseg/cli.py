@@ -234,8 +234,8 @@ def train(
         typer.Option(help="Network of the paper's Table 1."),
     ] = "rsa-111",
     recipe: Annotated[
-        Literal["default", "finish", "paper"],
-        typer.Option(help="Width, loss, schedule and crops; finish goes with --init."),
+        Literal["default", "finish", "again", "paper"],
+        typer.Option(help="Width, loss, schedule and crops; finish and again go with --init."),
     ] = "default",
     init: Annotated[
         str,

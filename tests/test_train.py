@@ -265,6 +265,11 @@ def test_readers_are_told_apart_by_the_networks_that_never_saw_their_exams(
     assert not plan.starts.keys() - plain.starts.keys()
     assert not plain.offsets
     assert not [note for note in plain.notes if "its mask takes in" in note]
+    anew = replace(recipe, anew=True)
+    again = make_plan(folders, tmp_path / "again", anew, FOLDS, str(earlier), untold)
+    assert (again.starts, again.offsets) == ({}, plan.offsets)
+    with pytest.raises(InputError, match=r"weights.safetensors: not a folder; give that of an ear"):
+        make_plan(folders, tmp_path / "again", anew, FOLDS, str(result.weights), untold)
     np.save(faint, np.zeros((3, 3, 3), np.float16))
     with pytest.raises(InputError, match=r"boris.npy: not of the shape of .*lesion"):
         make_plan(folders, tmp_path / "on", recipe, FOLDS, str(earlier), untold)

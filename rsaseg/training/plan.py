@@ -55,6 +55,8 @@ def make_plan(
     """Find everything that would stop the training later, and write nothing."""
     spec, start, offsets = InputSpec(), None, {}
     earlier = Path(init) if init and Path(init).is_dir() else None
+    if init and recipe.anew and not earlier:
+        raise InputError(f"{init}: not a folder; give that of an earlier training, for its readers")
     if init and not earlier:
         spec, start = _read_weights(find_weights(init), recipe)
     files, problems = scan_cases(data)
@@ -76,7 +78,8 @@ def make_plan(
     starts = {split.name: start for split in (*splits, final)} if start else {}
     if earlier:
         made = {case.name for case in files if case.made}
-        starts = _read_training(earlier, splits, final, recipe, made)
+        known = _read_training(earlier, splits, final, recipe, made)
+        starts = {} if recipe.anew else known
     for split in (*splits, final):
         check_resume(output / split.name, describe(recipe, split.train, starts.get(split.name)))
     weights = output / "weights.safetensors"

@@ -44,6 +44,8 @@ class Recipe:
     readers : float
         Share of each reader's offset that is learned with, where an earlier training tells it, see
         `rsaseg.training.readers`. It is measured with few patients, so less than all of it.
+    anew : bool
+        Start from nothing; an earlier training tells of its readers alone.
     checkpoint_every : int
         Steps between checkpoints.
     seed : int
@@ -66,6 +68,7 @@ class Recipe:
     settled: float = 0.7
     clip_norm: float = 1.0
     readers: float = 0.0
+    anew: bool = False
     checkpoint_every: int = 50
     seed: int = 1
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -115,6 +118,27 @@ RECIPES = {
             fade=0.15,
         ),
     ),
+    "again": Recipe(
+        steps=3000,
+        settled=0.5,
+        averaging=0.995,
+        readers=0.75,
+        anew=True,
+        augmentation=Augmentation(
+            rotation_deg=12,
+            tilt_deg=5,
+            scale=0.12,
+            stripped=0.15,
+            drop=0.3,
+            outside=0.5,
+            thickened=0.3,
+            cortex=0.5,
+            grey=0.5,
+            bend=0.2,
+            transplant=0.25,
+            fade=0.2,
+        ),
+    ),
     "paper": Recipe(
         network=replace(PAPER, attention="111"),
         steps=800,
@@ -132,8 +156,9 @@ RECIPES = {
 """By name.
 
 ``default`` starts from nothing; ``finish`` goes on from what it made, or from shipped weights, with
-crops nearer to real exams. ``paper`` is section 3.1 of the paper, which names no crop size: the
-default's is taken.
+crops nearer to real exams. ``again`` starts from nothing once more, knowing the readers from an
+earlier training; the shipped weights are made so. ``paper`` is section 3.1 of the paper, which
+names no crop size: the default's is taken.
 """
 
 
