@@ -71,7 +71,7 @@ def polar_factor(matrix: Tensor) -> Tensor:
     """
     if matrix.shape[0] > matrix.shape[1]:
         return polar_factor(matrix.T).T
-    squares, u = torch.linalg.eigh(matrix @ matrix.T)
+    squares, u = torch.linalg.eigh((matrix @ matrix.T).cpu())  # some devices have none
     floor = 1e-6 * squares[-1] + torch.finfo(matrix.dtype).tiny
     root: Tensor = (u * squares.clamp_min(floor).rsqrt()) @ u.T
-    return root @ matrix
+    return root.to(matrix.device) @ matrix
