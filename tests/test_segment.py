@@ -116,6 +116,18 @@ def test_a_partner_is_found_by_name_and_checked_by_hash(tmp_path: Path) -> None:
         load_model(str(second))
 
 
+def test_a_partner_beside_its_file_comes_before_a_shipped_one(tmp_path: Path) -> None:
+    network = RSANet(NetworkConfig(channels=(8, 16), groups=0))
+    beside = tmp_path / f"{DEFAULT_WEIGHTS}.safetensors"
+    save_weights(beside, network.state_dict(), WeightsInfo(network.config, version="own"))
+    info = WeightsInfo(
+        network.config, partner=DEFAULT_WEIGHTS, partner_sha256=load_weights(beside)[2]
+    )
+    save_weights(tmp_path / "one.safetensors", network.state_dict(), info)
+    members = load_model(str(tmp_path / "one.safetensors")).members
+    assert [one.info.version for one in members] == [info.version, "own"]
+
+
 def test_the_mask_is_what_the_network_says(found: rsaseg.Segmentation, files: Exam) -> None:
     flair = read_volume(files["FLAIR"])
     seen = prepare({"FLAIR": flair}, SPEC)

@@ -30,7 +30,7 @@ class Model:
 
 
 def load_model(name: str) -> Model:
-    """Load weights by shipped name or file.
+    """Load weights by shipped name or file; a partner beside its file comes before a shipped one.
 
     Raises
     ------
@@ -39,7 +39,9 @@ def load_model(name: str) -> Model:
     """
     path = find_weights(name)
     network, info, sha256 = load_weights(path)
-    partner = load_model(info.partner) if info.partner else None
+    beside = path.parent / f"{info.partner}.safetensors"
+    found = str(beside) if beside.is_file() else info.partner
+    partner = load_model(found) if info.partner else None
     if partner and partner.sha256 != info.partner_sha256:
         raise WeightsError(
             f"{path}: its partner {info.partner} is not the one it was made with; install the "
