@@ -1,4 +1,4 @@
-"""The seven networks and the two recipes."""
+"""The seven networks and the recipes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_options_change_a_recipe_and_nonsense_is_refused() -> None:
     for wrong in ({"learning_rate": 0.0}, {"crop_vox": (0, 8, 8)}, {"batch": 0}):
         with pytest.raises(InputError, match="numbers over 0"):
             make_recipe(**wrong)
-    with pytest.raises(InputError, match="unknown; choose one of default, finish, paper"):
+    with pytest.raises(InputError, match="unknown; choose one of default, finish, again, paper"):
         make_recipe("best")
 
 
