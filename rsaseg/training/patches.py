@@ -102,7 +102,8 @@ def draw_crop(
     variant = _variant(case, stripped, thickened)
     left_out = rng.random(len(variant.image)) < augmentation.drop
     left_out[-1] = False  # FLAIR is always there
-    there, seen = np.flatnonzero(variant.present), variant.present & ~left_out
+    seen = variant.present & ~left_out
+    there = np.flatnonzero(variant.present if augmentation.cortex else seen)  # T1 tells cortex
     lesion_vox, shape = variant.lesion_vox, np.array(variant.lesion.shape)
     if rng.random() < augmentation.near_lesion and len(lesion_vox):
         centre = lesion_vox[rng.integers(len(lesion_vox))] + rng.uniform(-0.25, 0.25, 3) * crop_vox
