@@ -39,9 +39,10 @@ def load_model(name: str) -> Model:
     """
     path = find_weights(name)
     network, info, sha256 = load_weights(path)
-    beside = path.parent / f"{info.partner}.safetensors"
-    found = str(beside) if beside.is_file() else info.partner
-    partner = load_model(found) if info.partner else None
+    partner = None
+    if info.partner:
+        beside = path.parent / f"{info.partner}.safetensors"
+        partner = load_model(str(beside) if beside.is_file() else info.partner)
     if partner and partner.sha256 != info.partner_sha256:
         raise WeightsError(
             f"{path}: its partner {info.partner} is not the one it was made with; install the "

@@ -49,7 +49,7 @@ class Muon(torch.optim.AdamW):
 
     def _move(self, kernel: Tensor, lr: float, weight_decay: float) -> None:
         gradient, state = cast(Tensor, kernel.grad), self.state[kernel]
-        if not state:
+        if not state:  # AdamW, when it loads a checkpoint, expects a step in each
             state |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(kernel)}
         state["step"] += 1
         momentum = state["momentum"].mul_(MOMENTUM).add_(gradient)

@@ -95,46 +95,47 @@ PLAIN = Augmentation(
 )
 """Crops anywhere, as they are."""
 
+AGAIN = Recipe(
+    steps=1500,
+    settled=0.5,
+    averaging=0.995,
+    readers=0.75,
+    anew=True,
+    augmentation=Augmentation(
+        stripped=0.15,
+        drop=0.3,
+        outside=0.5,
+        thickened=0.3,
+        cortex=0.5,
+        grey=0.7,
+        bend=0.3,
+        fade=0.3,
+    ),
+)
+"""That of the shipped weights."""
+
+FINISH = replace(
+    AGAIN,
+    steps=1300,
+    learning_rate=6e-4,
+    anew=False,
+    augmentation=replace(
+        AGAIN.augmentation,
+        rotation_deg=8,
+        tilt_deg=4,
+        scale=0.08,
+        grey=0.35,
+        bend=0.15,
+        transplant=0.1,
+        fade=0.15,
+    ),
+)
+"""Gentler than `AGAIN`, from where an earlier training ended."""
+
 RECIPES = {
     "default": Recipe(augmentation=Augmentation(outside=0.5)),
-    "finish": Recipe(
-        steps=1300,
-        learning_rate=6e-4,
-        settled=0.5,
-        averaging=0.995,
-        readers=0.75,
-        augmentation=Augmentation(
-            rotation_deg=8,
-            tilt_deg=4,
-            scale=0.08,
-            stripped=0.15,
-            drop=0.3,
-            outside=0.5,
-            thickened=0.3,
-            cortex=0.5,
-            grey=0.35,
-            bend=0.15,
-            transplant=0.1,
-            fade=0.15,
-        ),
-    ),
-    "again": Recipe(
-        steps=1500,
-        settled=0.5,
-        averaging=0.995,
-        readers=0.75,
-        anew=True,
-        augmentation=Augmentation(
-            stripped=0.15,
-            drop=0.3,
-            outside=0.5,
-            thickened=0.3,
-            cortex=0.5,
-            grey=0.7,
-            bend=0.3,
-            fade=0.3,
-        ),
-    ),
+    "finish": FINISH,
+    "again": AGAIN,
     "paper": Recipe(
         network=replace(PAPER, attention="111"),
         steps=800,

@@ -14,13 +14,10 @@ from rsaseg.training.muon import MOMENTUM, Muon, polar_factor
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 1000))
 def test_the_polar_factor_is_scipys(m: int, n: int, seed: int) -> None:
-    matrix = np.random.default_rng(seed).normal(size=(m, n)) * 10.0 ** (seed % 9 - 4)
-    u, _, v = np.linalg.svd(matrix, full_matrices=False)
+    drawn = np.random.default_rng(seed).normal(size=(m, n))
+    u, _, v = np.linalg.svd(drawn, full_matrices=False)
     matrix = u @ np.diag(np.geomspace(3, 0.05, min(m, n)) * 10.0 ** (seed % 9 - 4)) @ v
-    if m >= n:
-        expected, _ = scipy.linalg.polar(matrix)
-    else:
-        expected, _ = scipy.linalg.polar(matrix, side="left")
+    expected, _ = scipy.linalg.polar(matrix, side="right" if m >= n else "left")
     ours = polar_factor(torch.from_numpy(matrix))
     assert np.allclose(ours.numpy(), expected, atol=1e-8)
 
