@@ -201,19 +201,26 @@ def paint_lesions(
     strength = np.clip(rng.normal(usual, max(contrast.spread, 0.08), n + 1), 0.12, 0.9)
     core = blur(mask, 2.5, grid)  # higher deep in large lesions
     share = blur(mask, rng.uniform(0.5, 0.9), grid) * (1 + rng.uniform(-0.5, 0.4) * core)
-    inside = np.bincount(parts.ravel(), share.ravel()) / np.maximum(np.bincount(parts.ravel()), 1)
-    strength /= np.maximum(inside, 0.4)  # so that a lesion's mean is what was drawn
+    strength /= np.maximum(_mean_of_each(share, parts), 0.4)  # its mean is what was drawn
     strength[0] = 0
     rim_vox = [2 * round(2 / mm) + 1 for mm in grid.spacing_mm]
     peak = maximum_filter(strength[parts], rim_vox)  # so that the soft rim has its lesion's
     uneven = 1 + 0.25 * texture(rng, grid, 4) + 0.15 * texture(rng, grid, 1.2)
     added = share * peak * np.clip(uneven, 0.3, 1.7)
+    deeper = core - maximum_filter(_mean_of_each(core, parts)[parts] * mask, rim_vox)
     t2, t1 = contrast.t2 * rng.uniform(0.7, 1.3), contrast.t1 * rng.uniform(0.5, 1.5)
     return {
         "FLAIR": images["FLAIR"] + added,
-        "T2": images["T2"] + added * t2 * (0.6 + 0.8 * core),
-        "T1": images["T1"] + added * t1 * (0.5 + core),
+        "T2": images["T2"] + added * t2 * (1 + 0.8 * deeper),
+        "T1": images["T1"] + added * t1 * (1 + deeper),
     }
+
+
+def _mean_of_each(data: Array, parts: NDArray[np.int32]) -> Array:
+    """Return the mean of each part, by its number."""
+    n_voxels = np.maximum(np.bincount(parts.ravel()), 1)
+    means: Array = np.bincount(parts.ravel(), data.ravel()) / n_voxels
+    return means
 
 
 def read_numbered(path: Path, options: argparse.Namespace) -> tuple[Mask, Grid, int]:
