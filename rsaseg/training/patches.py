@@ -205,10 +205,11 @@ def vary_cortex(channels: Tensor, lesion: Tensor, rng: Generator) -> Tensor:
     """Return (C, D, H, W) with another brightness of grey matter in FLAIR, the last sequence.
 
     What is as dark as grey matter in T1, the first, gains or loses brightness: over white matter,
-    cortex is 5 to 8 % brighter in some sites' FLAIR and 17 % in others'. Lesions, as dark in T1,
-    keep theirs, with a soft rim: brightness alone does not tell cortex from lesion.
+    cortex is 5 to 8 % brighter in some sites' FLAIR and 17 % in others', more near a coil.
+    Lesions, as dark in T1, keep theirs, with a soft rim: brightness alone does not tell cortex
+    from lesion.
     """
-    middle, width, gain = rng.uniform((-0.8, 0.3, -0.1), (-0.4, 0.5, 0.5))
+    middle, width, gain = rng.uniform((-0.8, 0.3, -0.1), (-0.4, 0.5, 0.8))
     grey = channels[0].sub(middle).div_(width).square_().neg_().exp_()
     varied = channels.clone()
     varied[-1].addcmul_(grey, 1 - _with_rim(lesion[None]), value=gain)

@@ -220,9 +220,9 @@ def test_grey_matter_by_t1_is_brighter_or_darker_in_flair_alone() -> None:
         assert 0.5 < float(ring.max()) < 0.7
         assert float(ring.min()) == 0
         assert float((more[1, 2:8, 8:14] - gain).abs().max()) < 1e-6
-    # between -0.1 and 0.5, by 0.6 to 1 of that at -0.6, wherever grey matter is looked for
+    # between -0.1 and 0.8, by 0.6 to 1 of that at -0.6, wherever grey matter is looked for
     assert -0.1 <= min(gains) < -0.06
-    assert 0.4 < max(gains) <= 0.5
+    assert 0.65 < max(gains) <= 0.8
 
 
 def test_grey_matter_varies_where_the_exam_has_t1_seen_or_not() -> None:
