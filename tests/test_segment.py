@@ -97,7 +97,7 @@ def test_partners_are_averaged_each_with_its_own_input(
 
 @pytest.mark.parametrize(
     ("weights", "members"),
-    [(DEFAULT_WEIGHTS, ["rsa111-v13", "rsa111-v12"]), ("rsa111-v4", ["rsa111-v4", "rsa111-v1"])],
+    [(DEFAULT_WEIGHTS, ["rsa111-v14", "rsa111-v12"]), ("rsa111-v4", ["rsa111-v4", "rsa111-v1"])],
 )
 def test_the_shipped_weights_have_their_partner(weights: str, members: list[str]) -> None:
     assert [one.name for one in load_model(weights).members] == members
