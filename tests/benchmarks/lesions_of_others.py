@@ -38,6 +38,7 @@ import SimpleITK as sitk
 from lesion_free import Exam, Mask, fill_lesions
 from numpy.random import Generator
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label, maximum_filter
 
 from rsaseg.errors import InputError, RsasegError
@@ -124,7 +125,7 @@ def measure_contrast(images: Images, lesion: Mask, white: Mask, grid: Grid) -> C
     around = (away_mm > 2) & (away_mm < 8) & white
     over = {}
     for name, data in images.items():
-        mean = np.bincount(parts.ravel(), data.ravel(), n + 1)[1:] / n_voxels
+        mean = ndimage.mean(data, parts, np.arange(1, n + 1))
         over[name] = (mean - np.median(data[around]))[large]
     flair = np.maximum(over["FLAIR"], 0.1)
     t2, t1 = (float(np.median(over[name] / flair)) for name in ("T2", "T1"))
@@ -197,30 +198,24 @@ def paint_lesions(
 ) -> Images:
     """Return images, in units of their medians, with lesions where ``mask`` is."""
     parts, n = label(mask)
+    each = np.arange(n + 1)
     usual = contrast.flair * np.exp(rng.normal(0, spread))
     strength = np.clip(rng.normal(usual, max(contrast.spread, 0.08), n + 1), 0.12, 0.9)
     core = blur(mask, 2.5, grid)  # higher deep in large lesions
     share = blur(mask, rng.uniform(0.5, 0.9), grid) * (1 + rng.uniform(-0.5, 0.4) * core)
-    strength /= np.maximum(_mean_of_each(share, parts), 0.4)  # its mean is what was drawn
+    strength /= np.maximum(ndimage.mean(share, parts, each), 0.4)  # its mean is what was drawn
     strength[0] = 0
     rim_vox = [2 * round(2 / mm) + 1 for mm in grid.spacing_mm]
     peak = maximum_filter(strength[parts], rim_vox)  # so that the soft rim has its lesion's
     uneven = 1 + 0.25 * texture(rng, grid, 4) + 0.15 * texture(rng, grid, 1.2)
     added = share * peak * np.clip(uneven, 0.3, 1.7)
-    deeper = core - maximum_filter(_mean_of_each(core, parts)[parts] * mask, rim_vox)
+    deeper = core - maximum_filter(ndimage.mean(core, parts, each)[parts] * mask, rim_vox)
     t2, t1 = contrast.t2 * rng.uniform(0.7, 1.3), contrast.t1 * rng.uniform(0.5, 1.5)
     return {
         "FLAIR": images["FLAIR"] + added,
         "T2": images["T2"] + added * t2 * (1 + 0.8 * deeper),
         "T1": images["T1"] + added * t1 * (1 + deeper),
     }
-
-
-def _mean_of_each(data: Array, parts: NDArray[np.int32]) -> Array:
-    """Return the mean of each part, by its number."""
-    n_voxels = np.maximum(np.bincount(parts.ravel()), 1)
-    means: Array = np.bincount(parts.ravel(), data.ravel()) / n_voxels
-    return means
 
 
 def read_numbered(path: Path, options: argparse.Namespace) -> tuple[Mask, Grid, int]:
