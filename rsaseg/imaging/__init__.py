@@ -1,6 +1,6 @@
 """Images in memory and on disk."""
 
-from rsaseg.imaging.files import make_folder, write_atomic
+from rsaseg.imaging.files import make_folder, write_array, write_atomic
 from rsaseg.imaging.grid import Grid, crop_grid, ras_grid, resample
 from rsaseg.imaging.nifti import (
     Source,
@@ -26,6 +26,7 @@ __all__ = [
     "read_mask",
     "read_volume",
     "resample",
+    "write_array",
     "write_atomic",
     "write_nifti",
 ]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rsaseg.errors import InputError
 
@@ -19,6 +24,19 @@ def write_atomic(path: Path, content: bytes) -> None:
         If the folder is missing or cannot be written.
     """
     write_together({path: content})
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array as ``.npy``, like `write_atomic`: who has mapped an earlier one keeps that.
+
+    Raises
+    ------
+    InputError
+        If the folder is missing or cannot be written.
+    """
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    write_atomic(path, content.getvalue())
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:

@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsaseg.errors import GeometryError, InputError
-from rsaseg.imaging import Volume, read_mask, read_volume, resample, write_atomic
+from rsaseg.imaging import (
+    Volume,
+    read_mask,
+    read_volume,
+    resample,
+    write_array,
+    write_atomic,
+)
 from rsaseg.preprocessing import (
     SEQUENCES,
     InputSpec,
@@ -268,9 +275,9 @@ def _write_variants(
     kinds = [(spacing_mm, stripped) for spacing_mm in spacings for stripped in exams]
     for i, (spacing_mm, stripped) in enumerate(kinds):
         seen = network_input(to_working_grid(exams[stripped], spacing_mm), spec)
-        np.save(place / f"image-{i}.npy", seen.image.astype(np.float16))
+        write_array(place / f"image-{i}.npy", seen.image.astype(np.float16))
         masks = {"lesion": lesion} | ({"brain": brain} if files.brain and not stripped else {})
         for name, mask in masks.items():
             share = to_tensor_axes(resample(mask, grid, seen.grid))
-            np.save(place / f"{name}-{i}.npy", share.astype(np.float16))
+            write_array(place / f"{name}-{i}.npy", share.astype(np.float16))
     return kinds

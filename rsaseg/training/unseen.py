@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from rsaseg.anatomy import brain_region
-from rsaseg.imaging import read_mask, write_atomic
+from rsaseg.imaging import read_mask, write_array
 from rsaseg.inference.probability import predict_in_turns, predict_mirrored
 from rsaseg.preprocessing import InputSpec, prepare, to_flair_grid
 from rsaseg.training.cases import CaseFiles, read_exam
@@ -50,8 +49,6 @@ def segment_unseen(
         brain = brain_region(exam)
         if brain is not None:  # what lies outside is left out, as in use
             probability *= brain
-        content = io.BytesIO()
-        np.save(content, probability.astype(np.float16))
-        write_atomic(kept, content.getvalue())
+        write_array(kept, probability.astype(np.float16))
     truth, _ = read_mask(files.lesion)
     return OutOfFold(files.name, files.patient, np.load(kept, mmap_mode="r"), truth, flair)

@@ -120,6 +120,24 @@ def test_sequences_on_other_grids_are_refused(data: Path) -> None:
         read_exam(find_cases([data])[0])
 
 
+def test_what_another_process_reads_of_the_cache_is_never_rewritten(
+    data: Path, tmp_path: Path
+) -> None:
+    """Two runs on one cache: the second writes a case that the first has just mapped."""
+    files = find_cases([data])[0]
+    first = cache_case(files, SPEC, tmp_path / "cache").variants[0]
+    (place,) = (tmp_path / "cache").iterdir()
+    mapped = {path.name: path.stat().st_ino for path in place.glob("*.npy")}
+    held = [path.open("rb") for path in place.glob("*.npy")]  # or a number could be given again
+    (place / "done").unlink()
+    second = cache_case(files, SPEC, tmp_path / "cache").variants[0]
+    assert len(mapped) >= 2
+    assert all((place / name).stat().st_ino != number for name, number in mapped.items())
+    assert np.array_equal(first.image, second.image)
+    for file in held:
+        file.close()
+
+
 def test_cache_holds_exam_and_mask_and_follows_its_files(data: Path, tmp_path: Path) -> None:
     case, cache = find_cases([data])[0], tmp_path / "cache"
     cached = cache_case(case, SPEC, cache)
