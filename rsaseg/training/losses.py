@@ -7,11 +7,14 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool3d
 
 from rsaseg.training.ranks import pooled
 
 
-def weighted_cross_entropy(logits: Tensor, lesion: Tensor, lesion_weight: float = 0.5) -> Tensor:
+def weighted_cross_entropy(
+    logits: Tensor, lesion: Tensor, lesion_weight: float = 0.5, voxel_weight: Tensor | None = None
+) -> Tensor:
     """Cross-entropy with weights that sum to one (paper, section 3.1), averaged over voxels.
 
     Parameters
@@ -22,25 +25,55 @@ def weighted_cross_entropy(logits: Tensor, lesion: Tensor, lesion_weight: float 
         (N, D, H, W), 0..1.
     lesion_weight : float
         Weight of the lesion class; the background has one minus it.
+    voxel_weight : Tensor, optional
+        (N, D, H, W): of each voxel besides.
     """
     log_p = torch.log_softmax(logits.float(), dim=1)
     loss = lesion_weight * lesion * log_p[:, 1] + (1 - lesion_weight) * (1 - lesion) * log_p[:, 0]
-    return -loss.mean()
+    return -loss.mean() if voxel_weight is None else -(voxel_weight * loss).mean()
 
 
-def dice_loss(logits: Tensor, lesion: Tensor) -> Tensor:
+def dice_loss(logits: Tensor, lesion: Tensor, voxel_weight: Tensor | None = None) -> Tensor:
     """One minus the soft Dice of the lesion class, voxels of all processes' batch pooled.
 
     Milletari et al. 2016, doi:10.1109/3DV.2016.79, with the squared denominator.
     """
     p = torch.softmax(logits.float(), dim=1)[:, 1]
-    overlap = pooled(2 * (p * lesion).sum())
-    return 1 - (overlap + 1.0) / (pooled(p.square().sum() + lesion.square().sum()) + 1.0)
+    overlap, both = 2 * p * lesion, p.square() + lesion.square()
+    if voxel_weight is not None:
+        overlap, both = voxel_weight * overlap, voxel_weight * both
+    return 1 - (pooled(overlap.sum()) + 1.0) / (pooled(both.sum()) + 1.0)
 
 
-def dice_cross_entropy(logits: Tensor, lesion: Tensor) -> Tensor:
+def dice_cross_entropy(
+    logits: Tensor, lesion: Tensor, voxel_weight: Tensor | None = None
+) -> Tensor:
     """Dice loss plus plain cross-entropy."""
-    return dice_loss(logits, lesion) + 2 * weighted_cross_entropy(logits, lesion)
+    cross_entropy = weighted_cross_entropy(logits, lesion, voxel_weight=voxel_weight)
+    return dice_loss(logits, lesion, voxel_weight) + 2 * cross_entropy
+
+
+def small_lesion_weight(lesion: Tensor, most: float = 4.0) -> Tensor:
+    """Return a weight for each voxel, larger in small lesions, 1 outside of lesions.
+
+    In Dice and cross-entropy a lesion counts by its volume: one of 10 mm3 next to nothing beside
+    one of 10 ml, and networks give it up. Here a lesion voxel counts the more, the fewer voxels
+    of the 3 slices x 9 x 9 around it are lesion: fourfold below 7.5 %, as one from 30 % on. After
+    Shirokikh et al. 2020, doi:10.1007/978-3-030-59719-1_51, who weigh by the inverse of a lesion's
+    volume; the share of surroundings needs no connected components of soft targets.
+
+    Parameters
+    ----------
+    lesion : Tensor
+        (N, D, H, W), 0..1.
+    most : float
+        Largest weight.
+    """
+    share = lesion[:, None]
+    for box in ((3, 1, 1), (1, 9, 1), (1, 1, 9)):  # one axis at a time takes a quarter of the time
+        half = tuple(n // 2 for n in box)
+        share = avg_pool3d(share, box, stride=1, padding=half)
+    return 1 + lesion * ((0.3 / share[:, 0].clamp_min(1e-3)).clamp(1, most) - 1)
 
 
 def exponential_weights(lesion_fraction: float) -> tuple[float, float]:
@@ -67,6 +100,9 @@ Loss = Callable[[Tensor, Tensor, float], Tensor]
 
 LOSSES: dict[str, Loss] = {
     "dice-ce": lambda logits, lesion, _: dice_cross_entropy(logits, lesion),
+    "small-lesions": lambda logits, lesion, _: dice_cross_entropy(
+        logits, lesion, small_lesion_weight(lesion)
+    ),
     "exponential-ce": lambda logits, lesion, r: weighted_cross_entropy(
         logits, lesion, exponential_weights(r)[0]
     ),

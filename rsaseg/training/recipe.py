@@ -97,6 +97,7 @@ PLAIN = Augmentation(
 
 AGAIN = Recipe(
     steps=1500,
+    loss="small-lesions",
     settled=0.5,
     averaging=0.995,
     readers=0.75,

@@ -50,28 +50,49 @@ from rsaseg.training.cases import CaseFiles, find_cases, read_exam
 Array = NDArray[np.float32]
 Images = dict[str, Array]
 
-MEASURED_MM3 = 30.0
-"""Smaller lesions tell little of a scan's contrast."""
+MEASURED_MM3 = 5.0
+"""Smaller lesions tell nothing of a scan's contrast."""
+FEW = 5
+"""So many lesions do not tell how contrast changes with volume."""
 MARKED = 0.4
 """Part of a voxel that lesions must fill to be marked in it, where voxels are larger."""
+
+Line = tuple[float, float]
+"""A figure of lesions of 100 mm3, and how much it rises with each tenfold volume."""
 
 
 @dataclass(frozen=True)
 class Contrast:
     """How lesions differ from the tissue around them, in units of the deep brain's medians.
 
+    Small lesions have half of large ones' contrast in FLAIR, and next to none in T1.
+
     Attributes
     ----------
-    flair, spread : float
-        Mean over lesions, and standard deviation.
-    t2, t1 : float
-        Their differences as parts of FLAIR's; T1's is under 0.
+    flair, t2, t1 : tuple of float
+        The usual difference, by volume.
+    spread : float
+        Standard deviation of FLAIR's about it.
+    measured_mm3 : tuple of float
+        Volumes between which it was measured; beyond them it stays the same.
     """
 
-    flair: float
+    flair: Line
+    t2: Line
+    t1: Line
     spread: float
-    t2: float
-    t1: float
+    measured_mm3: tuple[float, float]
+
+    def of(self, line: Line, volume_mm3: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the usual difference of lesions of these volumes."""
+        at, rise = line
+        usual: NDArray[np.float64] = at + rise * _tenfold(volume_mm3.clip(*self.measured_mm3))
+        return usual
+
+
+def _tenfold(volume_mm3: NDArray[np.float64]) -> NDArray[np.float64]:
+    power: NDArray[np.float64] = np.log10(volume_mm3 / 100)
+    return power
 
 
 def find_case(place: Path) -> CaseFiles:
@@ -109,7 +130,7 @@ def white_matter(images: Images, depth_mm: NDArray[np.float64], grid: Grid) -> M
 
 
 def measure_contrast(images: Images, lesion: Mask, white: Mask, grid: Grid) -> Contrast:
-    """Return the contrast of a scan's own lesions.
+    """Return the contrast of a scan's own lesions, over white matter 1.5 to 5 mm around each.
 
     Raises
     ------
@@ -117,19 +138,24 @@ def measure_contrast(images: Images, lesion: Mask, white: Mask, grid: Grid) -> C
         If none of them is large enough.
     """
     parts, n = label(lesion)
-    n_voxels = np.bincount(parts.ravel())[1:]
-    large = n_voxels * grid.voxel_mm3 > MEASURED_MM3
-    if not large.any():
+    each = np.arange(1, n + 1)
+    volume_mm3 = np.bincount(parts.ravel())[1:] * grid.voxel_mm3
+    away_mm, near = distance_transform_edt(~lesion, grid.spacing_mm, return_indices=True)
+    around = np.where(white & (away_mm > 1.5) & (away_mm < 5), parts[tuple(near)], 0)
+    told = (volume_mm3 > MEASURED_MM3) & np.isin(each, around)
+    if not told.any():
         raise InputError(f"no lesion over {MEASURED_MM3:g} mm3 to learn its contrast from")
-    away_mm = distance_transform_edt(~lesion, grid.spacing_mm)
-    around = (away_mm > 2) & (away_mm < 8) & white
-    over = {}
+    each, volume_mm3 = each[told], volume_mm3[told]
+    degree = 1 if len(each) > FEW else 0
+    lines, spread = {}, 0.0
     for name, data in images.items():
-        mean = ndimage.mean(data, parts, np.arange(1, n + 1))
-        over[name] = (mean - np.median(data[around]))[large]
-    flair = np.maximum(over["FLAIR"], 0.1)
-    t2, t1 = (float(np.median(over[name] / flair)) for name in ("T2", "T1"))
-    return Contrast(float(flair.mean()), float(flair.std()), max(t2, 0.3), min(t1, 0.0))
+        over = ndimage.mean(data, parts, each) - ndimage.median(data, around, each)
+        fitted = np.polyfit(_tenfold(volume_mm3), over, degree)
+        lines[name] = (float(fitted[-1]), float(fitted[0]) if degree else 0.0)
+        if name == "FLAIR":
+            spread = float((over - np.polyval(fitted, _tenfold(volume_mm3))).std())
+    measured_mm3 = (float(volume_mm3.min()), float(volume_mm3.max()))
+    return Contrast(lines["FLAIR"], lines["T2"], lines["T1"], spread, measured_mm3)
 
 
 def lay_on(template: Path, exam: Exam, brain: Mask) -> Any:
@@ -199,22 +225,29 @@ def paint_lesions(
     """Return images, in units of their medians, with lesions where ``mask`` is."""
     parts, n = label(mask)
     each = np.arange(n + 1)
-    usual = contrast.flair * np.exp(rng.normal(0, spread))
-    strength = np.clip(rng.normal(usual, max(contrast.spread, 0.08), n + 1), 0.12, 0.9)
+    volume_mm3 = np.bincount(parts.ravel(), minlength=n + 1) * grid.voxel_mm3
+    usual = contrast.of(contrast.flair, volume_mm3).clip(0.1)
+    brightness = usual * np.exp(rng.normal(0, spread))
+    strength = np.clip(rng.normal(brightness, max(contrast.spread, 0.05)), 0.08, 0.9)
     core = blur(mask, 2.5, grid)  # higher deep in large lesions
     share = blur(mask, rng.uniform(0.5, 0.9), grid) * (1 + rng.uniform(-0.5, 0.4) * core)
-    strength /= np.maximum(ndimage.mean(share, parts, each), 0.4)  # its mean is what was drawn
+    strength /= np.maximum(ndimage.mean(share, parts, each), 0.2)  # its mean is what was drawn
     strength[0] = 0
     rim_vox = [2 * round(2 / mm) + 1 for mm in grid.spacing_mm]
-    peak = maximum_filter(strength[parts], rim_vox)  # so that the soft rim has its lesion's
     uneven = 1 + 0.25 * texture(rng, grid, 4) + 0.15 * texture(rng, grid, 1.2)
-    added = share * peak * np.clip(uneven, 0.3, 1.7)
+    share *= np.clip(uneven, 0.3, 1.7)
     deeper = core - maximum_filter(ndimage.mean(core, parts, each)[parts] * mask, rim_vox)
-    t2, t1 = contrast.t2 * rng.uniform(0.7, 1.3), contrast.t1 * rng.uniform(0.5, 1.5)
+    t2 = contrast.of(contrast.t2, volume_mm3).clip(0) / usual * rng.uniform(0.7, 1.3)
+    t1 = -contrast.of(contrast.t1, volume_mm3).clip(None, 0) / usual * rng.uniform(0.5, 1.5)
+
+    def added(height: NDArray[np.float64]) -> Array:
+        """So that the soft rim of a lesion has that lesion's height."""
+        return share * maximum_filter(height.astype(np.float32)[parts], rim_vox)
+
     return {
-        "FLAIR": images["FLAIR"] + added,
-        "T2": images["T2"] + added * t2 * (1 + 0.8 * deeper),
-        "T1": images["T1"] + added * t1 * (1 + deeper),
+        "FLAIR": images["FLAIR"] + added(strength),
+        "T2": images["T2"] + added(strength * t2) * (1 + 0.8 * deeper),
+        "T1": images["T1"] - added(strength * t1) * (1 + deeper),
     }
 
 

@@ -105,8 +105,8 @@ def test_painted_lesions_are_as_bright_as_the_scans_own(
         for name, part in (("T1", -0.3), ("T2", 0.6), ("FLAIR", 0.5))
     }
     own = made_by.measure_contrast(images, OWN, BRAIN & ~OWN, grid)
-    found = (own.flair, own.spread, own.t2, own.t1)
-    assert np.allclose(found, (0.5, 0, 1.2, -0.6), atol=0.02)
+    found = (*own.flair, own.spread, *own.t2, *own.t1)
+    assert np.allclose(found, (0.5, 0, 0, 0.6, 0, -0.3, 0), atol=0.02)
     painted = []
     other = ball((26, 22, 18), radius_vox)
     for seed in range(40):
@@ -118,11 +118,40 @@ def test_painted_lesions_are_as_bright_as_the_scans_own(
     assert abs(t1 / flair + 0.6) < 0.12
 
 
+def test_small_lesions_are_painted_as_faint_as_the_scans_small_ones(made_by: ModuleType) -> None:
+    """By hand: a lesion of ten times the volume is 0.1 brighter in FLAIR, 0.2 in T2."""
+    grid = Grid((90, 90, 40), np.eye(4))
+    axes = np.indices(grid.shape)
+    lesion, over = np.zeros(grid.shape, bool), np.zeros(grid.shape)
+    for i, radius in enumerate((1.3, 1.6, 2.1, 2.9, 3.6, 4.5, 5.5, 6.2, 7.2)):
+        centre = (15 + 30 * (i % 3), 15 + 30 * (i // 3), 20)
+        one = sum((a - c) ** 2 for a, c in zip(axes, centre, strict=True)) < radius**2
+        lesion |= one
+        over += one * np.log10(one.sum() / 100)
+    images = {
+        name: (1 + lesion * at + rise * over).astype(np.float32)
+        for name, at, rise in (("T1", -0.15, -0.05), ("T2", 0.4, 0.2), ("FLAIR", 0.3, 0.1))
+    }
+    own = made_by.measure_contrast(images, lesion, ~lesion, grid)
+    assert np.allclose((own.flair, own.t2, own.t1), ((0.3, 0.1), (0.4, 0.2), (-0.15, -0.05)))
+    small, large = ball((10, 22, 18), 1.6), ball((26, 22, 18), 6)
+    usual = {part.sum(): np.log10(part.sum() / 100) for part in (small, large)}
+    flat = {name: np.ones(SHAPE, np.float32) for name in images}
+    painted = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        new = made_by.paint_lesions(flat, small | large, own, Grid(SHAPE, np.eye(4)), rng, 0)
+        painted.append([[(new[n] - 1)[part].mean() for n in images] for part in (small, large)])
+    for part, found in zip(usual.values(), np.mean(painted, axis=0), strict=True):
+        true = (-0.15 - 0.05 * part, 0.4 + 0.2 * part, 0.3 + 0.1 * part)
+        assert np.allclose(found, true, rtol=0.2)
+
+
 def test_a_scan_without_a_lesion_large_enough_is_refused(made_by: ModuleType, scans: Path) -> None:
     few = np.zeros(SHAPE, np.uint8)
     few[14, 22, 18] = 1
     nib.Nifti1Image(few, np.eye(4)).to_filename(scans / "labelled/anna/lesion.nii")
-    with pytest.raises(InputError, match=r"lesion\.nii: no lesion over 30 mm3"):
+    with pytest.raises(InputError, match=r"lesion\.nii: no lesion over 5 mm3"):
         run(made_by, scans, f"{scans / 'labelled/anna'}")
 
 
@@ -145,7 +174,7 @@ def test_a_scan_without_lesions_takes_after_another(made_by: ModuleType, scans: 
 def test_large_lesions_rise_or_fall_to_the_middle(made_by: ModuleType) -> None:
     grid = Grid(SHAPE, np.eye(4))
     flat = {name: BRAIN.astype(np.float32) for name in ("T1", "T2", "FLAIR")}
-    own = made_by.Contrast(0.5, 0, 1, -0.5)
+    own = made_by.Contrast((0.5, 0), (0.5, 0), (-0.25, 0), 0, (100, 100))
     large, middle = ball((20, 22, 18), 8), ball((20, 22, 18), 3)
     means, rises = [], []
     for seed in range(20):

@@ -9,8 +9,10 @@ import torch
 
 from rsaseg.training.losses import (
     LOSSES,
+    dice_cross_entropy,
     dice_loss,
     exponential_weights,
+    small_lesion_weight,
     weighted_cross_entropy,
 )
 
@@ -45,6 +47,33 @@ def test_dice_loss_pools_the_batch() -> None:
     logits, lesion = torch.randn(2, 2, 3, 3, 3), (torch.rand(2, 3, 3, 3) > 0.5).float()
     joined = dice_loss(logits.transpose(0, 1).reshape(1, 2, 6, 3, 3), lesion.reshape(1, 6, 3, 3))
     assert float(dice_loss(logits, lesion)) == pytest.approx(float(joined), abs=1e-6)
+
+
+def test_voxels_of_small_lesions_weigh_more_counted_by_hand() -> None:
+    lesion = torch.zeros(1, 7, 24, 24)
+    lesion[0, 3, 4, 4] = 1  # alone: 1 of 243 voxels around
+    lesion[0, 3, 12:16, 12:17] = 1  # 20 voxels, all within 9 x 9 of its middle: 8.2 %
+    lesion[0, 2:5, 18:24, 0:20] = 1  # over 30 % of what is around its middle
+    weight = small_lesion_weight(lesion)
+    assert float(weight[0, 3, 4, 4]) == pytest.approx(4)
+    assert float(weight[0, 3, 13, 14]) == pytest.approx(0.3 / (20 / 243))
+    assert float(weight[0, 3, 21, 4]) == pytest.approx(1)
+    assert (weight[lesion == 0] == 1).all()
+    lesion[0, 3, 4, 4] = 0.5  # half of the voxel
+    assert float(small_lesion_weight(lesion)[0, 3, 4, 4]) == pytest.approx(1 + 0.5 * 3)
+
+
+def test_weighted_voxels_count_as_so_many_voxels() -> None:
+    """A voxel of weight 2 is that voxel twice."""
+    torch.manual_seed(2)
+    logits, lesion = torch.randn(1, 2, 1, 1, 6), torch.rand(1, 1, 1, 6)
+    weight = torch.tensor([1.0, 1, 2, 1, 2, 1]).view(1, 1, 1, 6)
+    place = torch.tensor([0, 1, 2, 2, 3, 4, 4, 5])
+    twice = logits[..., place], lesion[..., place]
+    assert float(dice_loss(logits, lesion, weight)) == pytest.approx(float(dice_loss(*twice)))
+    expected = dice_loss(*twice) + 2 * weighted_cross_entropy(*twice) * 8 / 6  # a mean of 6
+    found = dice_cross_entropy(logits, lesion, weight)
+    assert float(found) == pytest.approx(float(expected))
 
 
 def test_the_papers_weights_are_the_printed_ones() -> None:
