@@ -96,11 +96,30 @@ def test_partners_are_averaged_each_with_its_own_input(
 
 
 @pytest.mark.parametrize(
-    ("weights", "members"),
-    [(DEFAULT_WEIGHTS, ["rsa111-v14", "rsa111-v12"]), ("rsa111-v4", ["rsa111-v4", "rsa111-v1"])],
+    ("weights", "sequences", "members"),
+    [
+        (DEFAULT_WEIGHTS, ["T1", "T2", "FLAIR"], ["rsa111-v15", "rsa111-v12"]),
+        (DEFAULT_WEIGHTS, ["FLAIR"], ["rsa111-v15"]),
+        ("rsa111-v14", ["FLAIR"], ["rsa111-v14", "rsa111-v12"]),
+        ("rsa111-v4", ["FLAIR"], ["rsa111-v4", "rsa111-v1"]),
+    ],
 )
-def test_the_shipped_weights_have_their_partner(weights: str, members: list[str]) -> None:
-    assert [one.name for one in load_model(weights).members] == members
+def test_the_shipped_weights_have_their_partner(
+    weights: str, sequences: list[str], members: list[str]
+) -> None:
+    assert [one.name for one in load_model(weights).members(sequences)] == members
+
+
+def test_a_partner_is_not_asked_without_what_it_needs(files: Exam) -> None:
+    other = model_of(BrightOnFlair(sidedness=2.0))
+    needing = replace(BRIGHT.info, partner_needs=("T1",))
+    model = replace(BRIGHT, info=needing, partner=other)
+    alone = rsaseg.segment(None, files["T2"], files["FLAIR"], ALIGNED, model=BRIGHT)
+    found = rsaseg.segment(None, files["T2"], files["FLAIR"], ALIGNED, model=model)
+    assert np.array_equal(found.probability, alone.probability)
+    assert "partner" not in found.record["weights"]
+    both = rsaseg.segment(files["T1"], None, files["FLAIR"], ALIGNED, model=model)
+    assert both.record["weights"]["partner"]["name"] == other.name
 
 
 def test_a_partner_is_found_by_name_and_checked_by_hash(tmp_path: Path) -> None:
@@ -110,7 +129,7 @@ def test_a_partner_is_found_by_name_and_checked_by_hash(tmp_path: Path) -> None:
     sha256 = load_weights(first)[2]
     info = WeightsInfo(network.config, partner=str(first), partner_sha256=sha256)
     save_weights(second, network.state_dict(), info)
-    assert [one.name for one in load_model(str(second)).members] == ["second", "first"]
+    assert [one.name for one in load_model(str(second)).members(())] == ["second", "first"]
     save_weights(first, network.state_dict(), WeightsInfo(network.config, version="9"))
     with pytest.raises(WeightsError, match=r"second.safetensors: its partner .* install"):
         load_model(str(second))
@@ -124,7 +143,7 @@ def test_a_partner_beside_its_file_comes_before_a_shipped_one(tmp_path: Path) ->
         network.config, partner=DEFAULT_WEIGHTS, partner_sha256=load_weights(beside)[2]
     )
     save_weights(tmp_path / "one.safetensors", network.state_dict(), info)
-    members = load_model(str(tmp_path / "one.safetensors")).members
+    members = load_model(str(tmp_path / "one.safetensors")).members(())
     assert [one.info.version for one in members] == [info.version, "own"]
 
 

@@ -41,6 +41,8 @@ class WeightsInfo:
     partner, partner_sha256 : str
         Name and content hash of shipped weights with whose probability these were chosen to be
         averaged; empty for a network that stands alone.
+    partner_needs : tuple of str
+        Sequences without which the partner is not asked, which does worse without them.
     version, licence : str
         Of the weights.
     training_data : tuple of str
@@ -54,6 +56,7 @@ class WeightsInfo:
     contrast_weight: float = 0.0
     partner: str = ""
     partner_sha256: str = ""
+    partner_needs: tuple[str, ...] = ()
     version: str = "0"
     licence: str = "CC BY 4.0"
     training_data: tuple[str, ...] = ()

@@ -23,9 +23,9 @@ _CORNERS = np.array(list(np.ndindex(2, 2, 2)))  # half a voxel off, which change
 REVIEW_BELOW = 0.92
 """Lesions of a lower confidence are marked for review.
 
-Of 379 lesions that version 14's fold networks found in patients they had not learned from, 95 % of
-the wrong and 47 % of the right ones lie under it, and 98 % of the others are right. Under 0.80,
-where Youden's index is best, would lie 72 % of the wrong (``tests/benchmarks/calibration.py``).
+Of 362 lesions that version 15's fold networks found in patients they had not learned from, 94 % of
+the wrong and 44 % of the right ones lie under it, and 98 % of the others are right. Under 0.84,
+where Youden's index is best, would lie 79 % of the wrong (``tests/benchmarks/calibration.py``).
 """
 
 LESION_COLUMNS: dict[str, dict[str, Any]] = {

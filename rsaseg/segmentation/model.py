@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from rsaseg.errors import WeightsError
@@ -23,10 +24,11 @@ class Model:
     sha256: str
     partner: Model | None = None
 
-    @property
-    def members(self) -> tuple[Model, ...]:
-        """The networks whose probabilities are averaged."""
-        return (self,) if self.partner is None else (self, *self.partner.members)
+    def members(self, sequences: Collection[str]) -> tuple[Model, ...]:
+        """Return the networks whose probabilities are averaged for an exam of these sequences."""
+        if self.partner is None or not set(self.info.partner_needs) <= set(sequences):
+            return (self,)
+        return (self, *self.partner.members(sequences))
 
 
 def load_model(name: str) -> Model:

@@ -65,14 +65,15 @@ def segment_exam(
     device = choose_device(settings.device)
     costs = no_costs()
     with measured(costs, "prepare", report):
-        specs = [member.info.input for member in model.members]
+        members = model.members(exam)
+        specs = [member.info.input for member in members]
         grids = [(spec.spacing_mm, spec.turns_of(exam["FLAIR"].grid)) for spec in specs]
         with ThreadPoolExecutor() as pool:
             different = sorted(set(grids))
             made = pool.map(lambda grid: to_working_grid(exam, *grid), different)
             working = dict(zip(different, made, strict=True))
             seen = list(pool.map(network_input, (working[grid] for grid in grids), specs))
-    run = partial(_run, model.members, seen, exam["FLAIR"].grid, device, report)
+    run = partial(_run, members, seen, exam["FLAIR"].grid, device, report)
     with ThreadPoolExecutor(1) as pool:
         anatomy = pool.submit(find_anatomy, exam["FLAIR"])  # beside the network, which leaves room
         with measured(costs, "network", report):
@@ -94,7 +95,7 @@ def segment_exam(
     record = {
         **result.record,
         "missing_sequences": [name for name in model.info.input.sequences if name not in exam],
-        "weights": _named(model),
+        "weights": _named(members),
         "input_sha256": {name: one.sha256 for name, one in exam.items() if one.sha256},
         **_computation(predictions[0]),
         **costs,
@@ -130,10 +131,11 @@ def _run(
     return predictions, probability
 
 
-def _named(model: Model) -> dict[str, Any]:
+def _named(members: Sequence[Model]) -> dict[str, Any]:
     """Return what tells these weights from all others."""
+    model, *others = members
     named = {"name": model.name, "version": model.info.version, "sha256": model.sha256}
-    return named | ({"partner": _named(model.partner)} if model.partner else {})
+    return named | ({"partner": _named(others)} if others else {})
 
 
 def _computation(prediction: Prediction) -> dict[str, Any]:

@@ -5,7 +5,8 @@ where FIRST and SECOND are folders of ``rsaseg train --folds`` on the same data,
 probabilities lie there as ``fold-*/CASE.npy``. The first's final weights are to be shipped by the
 name ``--partner`` (`rsaseg.networks.weights.WeightsInfo.partner`).
 
-Each case's probability is the mean of the two networks that had not seen it; threshold and smallest
+Each case's probability is the mean of the two networks that had not seen it, or the second's alone
+where the case lacks a sequence given by ``--needs``; threshold and smallest
 lesion are chosen on these, as `rsaseg train` does for one network. It writes the out-of-fold masks,
 their evaluation, and ``weights.safetensors``: the second's final network with the pair's threshold.
 """
@@ -27,8 +28,12 @@ from rsaseg.training.cases import CaseFiles, find_cases, read_exam
 from rsaseg.training.selection import OutOfFold, choose_threshold
 
 
-def average_unseen(files: CaseFiles, trainings: Sequence[Path], output: Path) -> OutOfFold:
-    """Return, and keep, the mean of the probabilities of a case that each training left out."""
+def average_unseen(
+    files: CaseFiles, trainings: Sequence[Path], needs: Sequence[str], output: Path
+) -> OutOfFold:
+    """Return, and keep, the probability of a case by the networks that had not seen it."""
+    if not set(needs) <= set(files.sequences):
+        trainings = trainings[1:]
     kept = [next(folder.glob(f"fold-*/{files.name}.npy")) for folder in trainings]
     probability = np.mean([np.load(path).astype(np.float32) for path in kept], axis=0)
     half = probability.astype(np.float16)
@@ -46,11 +51,13 @@ def main() -> None:
     parser.add_argument("trainings", type=Path, nargs=2)
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--partner", default="rsa111-v1")
+    parser.add_argument("--needs", action="append", default=[], help="Of the partner: T1 or T2.")
     parser.add_argument("--version", default="2")
     parser.add_argument("-o", "--output", type=Path, required=True)
     asked = parser.parse_args()
     unseen = [
-        average_unseen(files, asked.trainings, asked.output) for files in find_cases(asked.data)
+        average_unseen(files, asked.trainings, asked.needs, asked.output)
+        for files in find_cases(asked.data)
     ]
     choice = choose_threshold(unseen)
     evaluation = write_out_of_fold(unseen, choice, asked.output / "out-of-fold")
@@ -62,6 +69,7 @@ def main() -> None:
         contrast_weight=choice.contrast_weight,
         partner=asked.partner,
         partner_sha256=sha256,
+        partner_needs=tuple(asked.needs),
         version=asked.version,
     )
     save_weights(asked.output / "weights.safetensors", network.state_dict(), info)
