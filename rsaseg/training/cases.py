@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rsaseg.errors import GeometryError, InputError
 from rsaseg.imaging import (
     Volume,
+    make_folder,
     read_mask,
     read_volume,
     resample,
@@ -235,15 +236,9 @@ def cache_case(files: CaseFiles, spec: InputSpec, folder: Path) -> CachedCase:
         digest.update(path.read_bytes())
     place = folder / f"{files.name}-{digest.hexdigest()[:12]}"
     if not (place / "done").exists():
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            written = _write_variants(files, spec, place)
-            write_atomic(place / "done", json.dumps(written).encode())
-        except OSError as error:
-            raise InputError(
-                f"{place}: cannot be written ({error.strerror or error}); free some space or "
-                f"choose another folder"
-            ) from None
+        make_folder(place)
+        written = _write_variants(files, spec, place)
+        write_atomic(place / "done", json.dumps(written).encode())
     variants = []
     for i, (spacing_mm, stripped) in enumerate(json.loads((place / "done").read_text())):
         image = np.load(place / f"image-{i}.npy", mmap_mode="r")

@@ -13,7 +13,7 @@ from rsaseg.training.ranks import pooled
 
 
 def weighted_cross_entropy(
-    logits: Tensor, lesion: Tensor, lesion_weight: float = 0.5, voxel_weight: Tensor | None = None
+    logits: Tensor, lesion: Tensor, lesion_weight: float = 0.5, voxel_weight: Tensor | float = 1.0
 ) -> Tensor:
     """Cross-entropy with weights that sum to one (paper, section 3.1), averaged over voxels.
 
@@ -25,28 +25,27 @@ def weighted_cross_entropy(
         (N, D, H, W), 0..1.
     lesion_weight : float
         Weight of the lesion class; the background has one minus it.
-    voxel_weight : Tensor, optional
-        (N, D, H, W): of each voxel besides.
+    voxel_weight : Tensor or float
+        (N, D, H, W), of each voxel besides; or of all.
     """
     log_p = torch.log_softmax(logits.float(), dim=1)
     loss = lesion_weight * lesion * log_p[:, 1] + (1 - lesion_weight) * (1 - lesion) * log_p[:, 0]
-    return -loss.mean() if voxel_weight is None else -(voxel_weight * loss).mean()
+    return -(voxel_weight * loss).mean()
 
 
-def dice_loss(logits: Tensor, lesion: Tensor, voxel_weight: Tensor | None = None) -> Tensor:
+def dice_loss(logits: Tensor, lesion: Tensor, voxel_weight: Tensor | float = 1.0) -> Tensor:
     """One minus the soft Dice of the lesion class, voxels of all processes' batch pooled.
 
     Milletari et al. 2016, doi:10.1109/3DV.2016.79, with the squared denominator.
     """
     p = torch.softmax(logits.float(), dim=1)[:, 1]
-    overlap, both = 2 * p * lesion, p.square() + lesion.square()
-    if voxel_weight is not None:
-        overlap, both = voxel_weight * overlap, voxel_weight * both
-    return 1 - (pooled(overlap.sum()) + 1.0) / (pooled(both.sum()) + 1.0)
+    overlap = pooled((voxel_weight * (2 * p * lesion)).sum())
+    both = pooled((voxel_weight * (p.square() + lesion.square())).sum())
+    return 1 - (overlap + 1.0) / (both + 1.0)
 
 
 def dice_cross_entropy(
-    logits: Tensor, lesion: Tensor, voxel_weight: Tensor | None = None
+    logits: Tensor, lesion: Tensor, voxel_weight: Tensor | float = 1.0
 ) -> Tensor:
     """Dice loss plus plain cross-entropy."""
     cross_entropy = weighted_cross_entropy(logits, lesion, voxel_weight=voxel_weight)
