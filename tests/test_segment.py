@@ -122,6 +122,32 @@ def test_a_partner_is_not_asked_without_what_it_needs(files: Exam) -> None:
     assert both.record["weights"]["partner"]["name"] == other.name
 
 
+def test_a_partner_asked_once_counts_as_one_pass_of_three(upright: dict[str, Volume]) -> None:
+    sided, other = (model_of(BrightOnFlair(sidedness=side)) for side in (1.0, 2.0))
+    both_ways = replace(SPEC, mirrored=True)
+    partner = replace(other, info=replace(other.info, input=both_ways))
+    info = replace(sided.info, input=both_ways, partner_once=True)
+    settings = Settings(uncertainty=True)
+    result = segment_exam(upright, replace(sided, info=info, partner=partner), settings)
+    straight = segment_exam(upright, sided, Settings()).probability
+    exam = {name: mirrored(volume) for name, volume in upright.items()}
+    turned = segment_exam(exam, sided, Settings()).probability[::-1]
+    once = segment_exam(upright, other, Settings()).probability
+    assert np.abs(once - straight).max() > 0.1
+    np.testing.assert_allclose(result.probability, (straight + turned + once) / 3, atol=1e-4)
+    np.testing.assert_allclose(result.uncertainty, abs(straight - turned) * 2 / 3, atol=1e-4)
+    unasked = segment_exam(upright, replace(sided, info=info, partner=partner), Settings())
+    np.testing.assert_array_equal(unasked.mask, result.mask)
+
+
+def test_a_partner_asked_once_sees_slices_that_do_not_overlap() -> None:
+    overlapping = replace(SPEC, thin_mm=2.0, mirrored=True)
+    model = replace(BRIGHT, info=replace(BRIGHT.info, input=overlapping))
+    for once, seen in ((True, replace(SPEC, thin_mm=0.0)), (False, overlapping)):
+        pair = replace(model, info=replace(model.info, partner_once=once), partner=model)
+        assert [one.info.input for one in pair.members(["FLAIR"])] == [overlapping, seen]
+
+
 def test_a_partner_is_found_by_name_and_checked_by_hash(tmp_path: Path) -> None:
     network = RSANet(NetworkConfig(channels=(8, 16), groups=0))
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"

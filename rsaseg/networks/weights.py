@@ -43,6 +43,9 @@ class WeightsInfo:
         averaged; empty for a network that stands alone.
     partner_needs : tuple of str
         Sequences without which the partner is not asked, which does worse without them.
+    partner_once : bool
+        The partner sees an exam once where the other sees it twice, in turns or mirrored, and its
+        answer counts half as much.
     version, licence : str
         Of the weights.
     training_data : tuple of str
@@ -57,6 +60,7 @@ class WeightsInfo:
     partner: str = ""
     partner_sha256: str = ""
     partner_needs: tuple[str, ...] = ()
+    partner_once: bool = False
     version: str = "0"
     licence: str = "CC BY 4.0"
     training_data: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rsaseg.errors import WeightsError
 from rsaseg.networks.shipped import find_weights
@@ -15,7 +15,8 @@ from rsaseg.networks.weights import WeightsInfo, load_weights
 class Model:
     """A network ready to use, with what belongs to it, and its partner if it has one.
 
-    Their probabilities are averaged; threshold and smallest lesion are the first's.
+    Their probabilities are averaged, each pass of a network counting the same; threshold and
+    smallest lesion are the first's.
     """
 
     network: RSANet
@@ -28,7 +29,14 @@ class Model:
         """Return the networks whose probabilities are averaged for an exam of these sequences."""
         if self.partner is None or not set(self.info.partner_needs) <= set(sequences):
             return (self,)
-        return (self, *self.partner.members(sequences))
+        partner = _seeing_once(self.partner) if self.info.partner_once else self.partner
+        return (self, *partner.members(sequences))
+
+
+def _seeing_once(model: Model) -> Model:
+    """Return a model that sees neither overlapping slices in turns nor the mirrored exam."""
+    once = replace(model.info.input, thin_mm=0.0, mirrored=False)
+    return replace(model, info=replace(model.info, input=once))
 
 
 def load_model(name: str) -> Model:

@@ -32,6 +32,8 @@ from rsaseg.segmentation.result import Segmentation, find
 from rsaseg.segmentation.settings import Settings, check_settings
 from rsaseg.segmentation.stages import measured, no_costs
 
+Probability = NDArray[np.float32]
+
 
 def segment_exam(
     exam: dict[str, Volume], model: Model, settings: Settings, progress: Progress | None = None
@@ -73,15 +75,20 @@ def segment_exam(
             made = pool.map(lambda grid: to_working_grid(exam, *grid), different)
             working = dict(zip(different, made, strict=True))
             seen = list(pool.map(network_input, (working[grid] for grid in grids), specs))
-    run = partial(_run, members, seen, exam["FLAIR"].grid, device, report)
+    run = partial(_run, flair_grid=exam["FLAIR"].grid, device=device, report=report)
+    once = model.info.partner_once and len(members) > 1
+    shares = (2 / 3, 1 / 3) if once else (1 / len(members),) * len(members)
     with ThreadPoolExecutor(1) as pool:
         anatomy = pool.submit(find_anatomy, exam["FLAIR"])  # beside the network, which leaves room
         with measured(costs, "network", report):
-            predictions, probability = run()
+            predictions, answers = run(members, seen)
+            probability = _mean(answers, shares)
         sure, uncertainty = probability, None
         if settings.uncertainty or seen[0].mirrored:
+            twice = 1 if once else len(members)
             with measured(costs, "mirror image", report):
-                mirrored = run(mirror=True)[1]
+                turned = run(members[:twice], seen[:twice], mirror=True)[1]
+                mirrored = _mean([*turned, *answers[twice:]], shares)
             sure = np.mean((probability, mirrored), axis=0, dtype=np.float32)
             if settings.uncertainty:
                 uncertainty = np.abs(probability - mirrored)
@@ -110,10 +117,10 @@ def _run(
     device: torch.device,
     report: Progress,
     mirror: bool = False,
-) -> tuple[list[Prediction], NDArray[np.float32]]:
-    """Return the networks' answers, and the mean probability in them on the FLAIR's grid."""
-    stage, predictions, total = "mirror image" if mirror else "network", [], len(members)
-    probability = np.zeros(flair_grid.shape, np.float32)
+) -> tuple[list[Prediction], list[Probability]]:
+    """Return the networks' answers, and the probability in each on the FLAIR's grid."""
+    stage, total = "mirror image" if mirror else "network", len(members)
+    predictions, answers = [], []
     for number, (member, one) in enumerate(zip(members, seen, strict=True)):
         image = torch.from_numpy(one.image)
         predict = partial(
@@ -126,9 +133,15 @@ def _run(
         )
         prediction = predict_mirrored(predict, image) if mirror else predict(image)
         predictions.append(prediction)
-        answer = prediction.probability.numpy()
-        probability += to_flair_grid(answer, one.grid, flair_grid) / total
-    return predictions, probability
+        answers.append(to_flair_grid(prediction.probability.numpy(), one.grid, flair_grid))
+    return predictions, answers
+
+
+def _mean(answers: Sequence[Probability], shares: Sequence[float]) -> Probability:
+    mean = np.zeros_like(answers[0])
+    for answer, share in zip(answers, shares, strict=True):
+        mean += answer * np.float32(share)
+    return mean
 
 
 def _named(members: Sequence[Model]) -> dict[str, Any]:

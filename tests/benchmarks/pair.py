@@ -7,8 +7,10 @@ name ``--partner`` (`rsaseg.networks.weights.WeightsInfo.partner`).
 
 Each case's probability is the mean of the two networks that had not seen it, or the second's alone
 where the case lacks a sequence given by ``--needs``; threshold and smallest
-lesion are chosen on these, as `rsaseg train` does for one network. It writes the out-of-fold masks,
-their evaluation, and ``weights.safetensors``: the second's final network with the pair's threshold.
+lesion are chosen on these, as `rsaseg train` does for one network. With ``--once`` the first sees
+each case once, and counts half as much as the second, which sees it twice. It writes the
+out-of-fold masks, their evaluation, and ``weights.safetensors``: the second's final network with the
+pair's threshold.
 """
 
 from __future__ import annotations
@@ -19,25 +21,42 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from rsaseg.imaging import read_mask
 from rsaseg.networks.shipped import find_weights
 from rsaseg.networks.weights import load_weights, save_weights
 from rsaseg.train import write_out_of_fold
 from rsaseg.training.cases import CaseFiles, find_cases, read_exam
+from rsaseg.training.checkpoint import read_average
+from rsaseg.training.recipe import make_recipe
 from rsaseg.training.selection import OutOfFold, choose_threshold
+from rsaseg.training.unseen import segment_unseen
+
+
+def see_once(files: CaseFiles, kept: Path, output: Path) -> Path:
+    """Return the file of what the network that gave ``kept`` gives for the case in one pass."""
+    network, info, _ = load_weights(kept.parents[1] / "weights.safetensors")
+    network.load_state_dict(read_average(kept.parent / "checkpoint.safetensors"))
+    place = output / "once" / kept.parent.name / kept.name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    spec = replace(info.input, thin_mm=0.0, mirrored=False)
+    recipe = replace(make_recipe(), crop_vox=info.window_vox)
+    segment_unseen(files, network, spec, recipe, torch.device("cpu"), place)
+    return place
 
 
 def average_unseen(
-    files: CaseFiles, trainings: Sequence[Path], needs: Sequence[str], output: Path
+    files: CaseFiles, trainings: Sequence[Path], needs: Sequence[str], once: bool, output: Path
 ) -> OutOfFold:
     """Return, and keep, the probability of a case by the networks that had not seen it."""
-    if not set(needs) <= set(files.sequences):
-        trainings = trainings[1:]
-    kept = [next(folder.glob(f"fold-*/{files.name}.npy")) for folder in trainings]
-    probability = np.mean([np.load(path).astype(np.float32) for path in kept], axis=0)
+    *partner, own = [next(folder.glob(f"fold-*/{files.name}.npy")) for folder in trainings]
+    seen = [own]
+    if set(needs) <= set(files.sequences):
+        seen = [see_once(files, partner[0], output), own, own] if once else [*partner, own]
+    probability = np.mean([np.load(path).astype(np.float32) for path in seen], axis=0)
     half = probability.astype(np.float16)
-    place = output / kept[0].parent.name / kept[0].name
+    place = output / own.parent.name / own.name
     place.parent.mkdir(parents=True, exist_ok=True)
     np.save(place, half)
     truth, _ = read_mask(files.lesion)
@@ -52,11 +71,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--partner", default="rsa111-v1")
     parser.add_argument("--needs", action="append", default=[], help="Of the partner: T1 or T2.")
+    parser.add_argument("--once", action="store_true", help="The partner sees each case once.")
     parser.add_argument("--version", default="2")
     parser.add_argument("-o", "--output", type=Path, required=True)
     asked = parser.parse_args()
     unseen = [
-        average_unseen(files, asked.trainings, asked.needs, asked.output)
+        average_unseen(files, asked.trainings, asked.needs, asked.once, asked.output)
         for files in find_cases(asked.data)
     ]
     choice = choose_threshold(unseen)
@@ -70,6 +90,7 @@ def main() -> None:
         partner=asked.partner,
         partner_sha256=sha256,
         partner_needs=tuple(asked.needs),
+        partner_once=asked.once,
         version=asked.version,
     )
     save_weights(asked.output / "weights.safetensors", network.state_dict(), info)
