@@ -9,8 +9,8 @@ Each case's probability is the mean of the two networks that had not seen it, or
 where the case lacks a sequence given by ``--needs``; threshold and smallest
 lesion are chosen on these, as `rsaseg train` does for one network. With ``--once`` the first sees
 each case once, and counts half as much as the second, which sees it twice. It writes the
-out-of-fold masks, their evaluation, and ``weights.safetensors``: the second's final network with the
-pair's threshold.
+out-of-fold masks, their evaluation, and ``weights.safetensors``: the second's final network with
+the pair's threshold.
 """
 
 from __future__ import annotations
