@@ -98,8 +98,8 @@ def test_partners_are_averaged_each_with_its_own_input(
 @pytest.mark.parametrize(
     ("weights", "sequences", "members"),
     [
-        (DEFAULT_WEIGHTS, ["T1", "T2", "FLAIR"], ["rsa111-v16", "rsa111-v12"]),
-        (DEFAULT_WEIGHTS, ["FLAIR"], ["rsa111-v16"]),
+        (DEFAULT_WEIGHTS, ["T1", "T2", "FLAIR"], ["rsa111-v17", "rsa111-v16", "rsa111-v12"]),
+        (DEFAULT_WEIGHTS, ["FLAIR"], ["rsa111-v17", "rsa111-v16"]),
         ("rsa111-v15", ["T1", "FLAIR"], ["rsa111-v15", "rsa111-v12"]),
         ("rsa111-v14", ["FLAIR"], ["rsa111-v14", "rsa111-v12"]),
         ("rsa111-v4", ["FLAIR"], ["rsa111-v4", "rsa111-v1"]),
@@ -139,6 +139,16 @@ def test_a_partner_asked_once_counts_as_one_pass_of_three(upright: dict[str, Vol
     np.testing.assert_allclose(result.uncertainty, abs(straight - turned) * 2 / 3, atol=1e-4)
     unasked = segment_exam(upright, replace(sided, info=info, partner=partner), Settings())
     np.testing.assert_array_equal(unasked.mask, result.mask)
+
+
+def test_a_network_that_sees_an_exam_once_keeps_its_answer(upright: dict[str, Volume]) -> None:
+    sided, other = (model_of(BrightOnFlair(sidedness=side)) for side in (1.0, 2.0))
+    both_ways = replace(sided, info=replace(sided.info, input=replace(SPEC, mirrored=True)))
+    result = segment_exam(upright, replace(other, partner=both_ways), Settings())
+    once = segment_exam(upright, other, Settings()).probability
+    twice = segment_exam(upright, both_ways, Settings()).probability
+    assert np.abs(once - twice).max() > 0.1
+    np.testing.assert_allclose(result.probability, (once + twice) / 2, atol=1e-4)
 
 
 def test_a_partner_asked_once_sees_slices_that_do_not_overlap() -> None:

@@ -84,15 +84,18 @@ def segment_exam(
             predictions, answers = run(members, seen)
             probability = _mean(answers, shares)
         sure, uncertainty = probability, None
-        if settings.uncertainty or seen[0].mirrored:
-            twice = 1 if once else len(members)
+        both_ways = any(one.mirrored for one in seen)
+        if settings.uncertainty or both_ways:
             with measured(costs, "mirror image", report):
-                turned = run(members[:twice], seen[:twice], mirror=True)[1]
-                mirrored = _mean([*turned, *answers[twice:]], shares)
+                turning = [i for i, one in enumerate(seen) if one.mirrored or not both_ways]
+                turned = run([members[i] for i in turning], [seen[i] for i in turning], mirror=True)
+                for i, answer in zip(turning, turned[1], strict=True):
+                    answers[i] = answer
+                mirrored = _mean(answers, shares)
             sure = np.mean((probability, mirrored), axis=0, dtype=np.float32)
             if settings.uncertainty:
                 uncertainty = np.abs(probability - mirrored)
-            if seen[0].mirrored:
+            if both_ways:
                 probability = sure
         with measured(costs, "lesions", report):
             place = anatomy.result()

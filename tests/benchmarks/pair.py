@@ -8,15 +8,16 @@ name ``--partner`` (`rsaseg.networks.weights.WeightsInfo.partner`).
 Each case's probability is the mean of the two networks that had not seen it, or the second's alone
 where the case lacks a sequence given by ``--needs``; threshold and smallest
 lesion are chosen on these, as `rsaseg train` does for one network. With ``--once`` the first sees
-each case once, and counts half as much as the second, which sees it twice. It writes the
-out-of-fold masks, their evaluation, and ``weights.safetensors``: the second's final network with
-the pair's threshold.
+each case once, and counts half as much as the second, which sees it twice. With
+``--closer 0.85,0.85,2.6`` the second sees each case once more in voxels of that size, which counts
+as much as its two other looks together; the pair is then shipped already, by the name
+``--partner``. It writes the out-of-fold masks, their evaluation, and ``weights.safetensors``: the
+second's final network with the threshold chosen.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ import torch
 from rsaseg.imaging import read_mask
 from rsaseg.networks.shipped import find_weights
 from rsaseg.networks.weights import load_weights, save_weights
+from rsaseg.preprocessing import InputSpec
 from rsaseg.train import write_out_of_fold
 from rsaseg.training.cases import CaseFiles, find_cases, read_exam
 from rsaseg.training.checkpoint import read_average
@@ -34,26 +36,34 @@ from rsaseg.training.selection import OutOfFold, choose_threshold
 from rsaseg.training.unseen import segment_unseen
 
 
-def see_once(files: CaseFiles, kept: Path, output: Path) -> Path:
+def one_look(spec: InputSpec, closer: tuple[float, ...] = ()) -> InputSpec:
+    """Return how a network sees an exam that it sees once, in the voxels given or in its own."""
+    return replace(spec, spacing_mm=closer or spec.spacing_mm, thin_mm=0.0, mirrored=False)
+
+
+def see_once(files: CaseFiles, kept: Path, output: Path, closer: tuple[float, ...] = ()) -> Path:
     """Return the file of what the network that gave ``kept`` gives for the case in one pass."""
     network, info, _ = load_weights(kept.parents[1] / "weights.safetensors")
     network.load_state_dict(read_average(kept.parent / "checkpoint.safetensors"))
-    place = output / "once" / kept.parent.name / kept.name
+    place = output / ("closer" if closer else "once") / kept.parent.name / kept.name
     place.parent.mkdir(parents=True, exist_ok=True)
-    spec = replace(info.input, thin_mm=0.0, mirrored=False)
+    spec = one_look(info.input, closer)
     recipe = replace(make_recipe(), crop_vox=info.window_vox)
     segment_unseen(files, network, spec, recipe, torch.device("cpu"), place)
     return place
 
 
-def average_unseen(
-    files: CaseFiles, trainings: Sequence[Path], needs: Sequence[str], once: bool, output: Path
-) -> OutOfFold:
+def average_unseen(files: CaseFiles, asked: argparse.Namespace) -> OutOfFold:
     """Return, and keep, the probability of a case by the networks that had not seen it."""
-    *partner, own = [next(folder.glob(f"fold-*/{files.name}.npy")) for folder in trainings]
+    output = asked.output
+    partner, own = (next(folder.glob(f"fold-*/{files.name}.npy")) for folder in asked.trainings)
     seen = [own]
-    if set(needs) <= set(files.sequences):
-        seen = [see_once(files, partner[0], output), own, own] if once else [*partner, own]
+    if set(asked.needs) <= set(files.sequences):
+        seen = [see_once(files, partner, output) if asked.once else partner, own]
+    if asked.closer:
+        seen.append(see_once(files, own, output, asked.closer))
+    elif asked.once and len(seen) > 1:
+        seen.append(own)
     probability = np.mean([np.load(path).astype(np.float32) for path in seen], axis=0)
     half = probability.astype(np.float16)
     place = output / own.parent.name / own.name
@@ -64,6 +74,10 @@ def average_unseen(
     return OutOfFold(files.name, files.patient, half, truth, flair)
 
 
+def _spacing(text: str) -> tuple[float, ...]:
+    return tuple(float(mm) for mm in text.split(","))
+
+
 def main() -> None:
     """Average, choose, evaluate, write."""
     parser = argparse.ArgumentParser()
@@ -72,13 +86,11 @@ def main() -> None:
     parser.add_argument("--partner", default="rsa111-v1")
     parser.add_argument("--needs", action="append", default=[], help="Of the partner: T1 or T2.")
     parser.add_argument("--once", action="store_true", help="The partner sees each case once.")
+    parser.add_argument("--closer", type=_spacing, default=(), help="Voxels of one look more, mm.")
     parser.add_argument("--version", default="2")
     parser.add_argument("-o", "--output", type=Path, required=True)
     asked = parser.parse_args()
-    unseen = [
-        average_unseen(files, asked.trainings, asked.needs, asked.once, asked.output)
-        for files in find_cases(asked.data)
-    ]
+    unseen = [average_unseen(files, asked) for files in find_cases(asked.data)]
     choice = choose_threshold(unseen)
     evaluation = write_out_of_fold(unseen, choice, asked.output / "out-of-fold")
     network, info, _ = load_weights(asked.trainings[1] / "weights.safetensors")
@@ -89,8 +101,9 @@ def main() -> None:
         contrast_weight=choice.contrast_weight,
         partner=asked.partner,
         partner_sha256=sha256,
-        partner_needs=tuple(asked.needs),
-        partner_once=asked.once,
+        partner_needs=() if asked.closer else tuple(asked.needs),
+        partner_once=asked.once and not asked.closer,
+        input=one_look(info.input, asked.closer) if asked.closer else info.input,
         version=asked.version,
     )
     save_weights(asked.output / "weights.safetensors", network.state_dict(), info)
