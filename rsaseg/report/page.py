@@ -193,12 +193,18 @@ def _how_aligned(one: Mapping[str, Any]) -> str:
     return text if residual_mm is None else f"{text}, residual {residual_mm:.2f} mm"
 
 
+def _partners(weights: Mapping[str, Any]) -> list[str]:
+    """Return the names of the weights averaged with these; a partner may have one itself."""
+    partner = weights.get("partner")
+    return [_named(partner), *_partners(partner)] if partner else []
+
+
 def _provenance(record: Mapping[str, Any]) -> str:
     weights = record["weights"]
     facts = {
         "Program": ", ".join(f"{one['Name']} {one['Version']}" for one in record["GeneratedBy"]),
         "Weights": _named(weights),
-        **({"Their partner": _named(weights["partner"])} if "partner" in weights else {}),
+        **({"Averaged with": "; ".join(partners)} if (partners := _partners(weights)) else {}),
         **{f"{k} SHA-256": sha256 for k, sha256 in record["input_sha256"].items()},
         "Grid": _grid(record["grid"]),
         "Device": f"{record['device']}, {record['precision']}",

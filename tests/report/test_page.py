@@ -46,7 +46,12 @@ def page(exam: dict[str, Volume], mask: np.ndarray, **changed: Any) -> bytes:
             "name": "w",
             "version": "1",
             "sha256": "ab" * 32,
-            "partner": {"name": "v", "version": "2", "sha256": "ef" * 32},
+            "partner": {
+                "name": "v",
+                "version": "2",
+                "sha256": "ef" * 32,
+                "partner": {"name": "u", "version": "3", "sha256": "ad" * 32},
+            },
         },
         "input_sha256": dict.fromkeys(exam, "cd" * 32),
         "grid": {"shape": grid.shape, "spacing_mm": grid.spacing_mm},
@@ -121,7 +126,7 @@ def test_hostile_names_are_text_and_folders_stay_out(html: bytes) -> None:
 
 def test_totals_provenance_and_notice_are_there(html: bytes) -> None:
     text = Elements(html).text
-    hashes = ("ab" * 32, "ef" * 32, "cd" * 32)
+    hashes = ("ab" * 32, "ef" * 32, "ad" * 32, "cd" * 32)
     for words in ("10.25 to 14.75 ml (0.65 to 0.35)", "12.50 ml", "3 mm³", *hashes):
         assert words in text
     assert text.count("For research use only") == 2
