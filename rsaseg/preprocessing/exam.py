@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,10 @@ class InputSpec:
         thick_mm = self.spacing_mm[2]
         thin = self.thin_mm and grid.axial_mm < (self.thin_mm + thick_mm) / 2
         return max(1, round(thick_mm / self.thin_mm)) if thin else 1
+
+    def seen_once(self) -> InputSpec:
+        """Return this without overlapping slices in turns and without the mirrored exam."""
+        return replace(self, thin_mm=0.0, mirrored=False)
 
 
 @dataclass(frozen=True, eq=False)

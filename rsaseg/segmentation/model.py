@@ -15,8 +15,8 @@ from rsaseg.networks.weights import WeightsInfo, load_weights
 class Model:
     """A network ready to use, with what belongs to it, and its partner if it has one.
 
-    Their probabilities are averaged, each pass of a network counting the same; threshold and
-    smallest lesion are the first's.
+    Their probabilities are averaged, each network counting the same but a partner asked once, which
+    counts half; threshold and smallest lesion are the first's.
     """
 
     network: RSANet
@@ -29,14 +29,11 @@ class Model:
         """Return the networks whose probabilities are averaged for an exam of these sequences."""
         if self.partner is None or not set(self.info.partner_needs) <= set(sequences):
             return (self,)
-        partner = _seeing_once(self.partner) if self.info.partner_once else self.partner
+        partner = self.partner
+        if self.info.partner_once:
+            once = replace(partner.info, input=partner.info.input.seen_once())
+            partner = replace(partner, info=once)
         return (self, *partner.members(sequences))
-
-
-def _seeing_once(model: Model) -> Model:
-    """Return a model that sees neither overlapping slices in turns nor the mirrored exam."""
-    once = replace(model.info.input, thin_mm=0.0, mirrored=False)
-    return replace(model, info=replace(model.info, input=once))
 
 
 def load_model(name: str) -> Model:

@@ -76,8 +76,8 @@ def segment_exam(
             working = dict(zip(different, made, strict=True))
             seen = list(pool.map(network_input, (working[grid] for grid in grids), specs))
     run = partial(_run, flair_grid=exam["FLAIR"].grid, device=device, report=report)
-    once = model.info.partner_once and len(members) > 1
-    shares = (2 / 3, 1 / 3) if once else (1 / len(members),) * len(members)
+    counts = [1.0] + [0.5 if model.info.partner_once else 1.0] * (len(members) - 1)
+    shares = [count / sum(counts) for count in counts]
     with ThreadPoolExecutor(1) as pool:
         anatomy = pool.submit(find_anatomy, exam["FLAIR"])  # beside the network, which leaves room
         with measured(costs, "network", report):
@@ -88,9 +88,10 @@ def segment_exam(
         if settings.uncertainty or both_ways:
             with measured(costs, "mirror image", report):
                 turning = [i for i, one in enumerate(seen) if one.mirrored or not both_ways]
-                turned = run([members[i] for i in turning], [seen[i] for i in turning], mirror=True)
-                for i, answer in zip(turning, turned[1], strict=True):
-                    answers[i] = answer
+                its = [members[i] for i in turning], [seen[i] for i in turning]
+                _, turned = run(*its, mirror=True)
+                for i, answer in zip(turning, turned, strict=True):
+                    answers[i] = answer  # the others saw the exam once, and keep theirs
                 mirrored = _mean(answers, shares)
             sure = np.mean((probability, mirrored), axis=0, dtype=np.float32)
             if settings.uncertainty:

@@ -27,7 +27,6 @@ import torch
 from rsaseg.imaging import read_mask
 from rsaseg.networks.shipped import find_weights
 from rsaseg.networks.weights import load_weights, save_weights
-from rsaseg.preprocessing import InputSpec
 from rsaseg.train import write_out_of_fold
 from rsaseg.training.cases import CaseFiles, find_cases, read_exam
 from rsaseg.training.checkpoint import read_average
@@ -35,19 +34,16 @@ from rsaseg.training.recipe import make_recipe
 from rsaseg.training.selection import OutOfFold, choose_threshold
 from rsaseg.training.unseen import segment_unseen
 
-
-def one_look(spec: InputSpec, closer: tuple[float, ...] = ()) -> InputSpec:
-    """Return how a network sees an exam that it sees once, in the voxels given or in its own."""
-    return replace(spec, spacing_mm=closer or spec.spacing_mm, thin_mm=0.0, mirrored=False)
+Spacing = tuple[float, float, float]
 
 
-def see_once(files: CaseFiles, kept: Path, output: Path, closer: tuple[float, ...] = ()) -> Path:
-    """Return the file of what the network that gave ``kept`` gives for the case in one pass."""
+def see_once(files: CaseFiles, kept: Path, place: Path, spacing_mm: Spacing | None = None) -> Path:
+    """Keep in ``place`` what the network that gave ``kept`` gives for the case in one pass."""
     network, info, _ = load_weights(kept.parents[1] / "weights.safetensors")
     network.load_state_dict(read_average(kept.parent / "checkpoint.safetensors"))
-    place = output / ("closer" if closer else "once") / kept.parent.name / kept.name
+    place = place / kept.parent.name / kept.name
     place.parent.mkdir(parents=True, exist_ok=True)
-    spec = one_look(info.input, closer)
+    spec = replace(info.input.seen_once(), spacing_mm=spacing_mm or info.input.spacing_mm)
     recipe = replace(make_recipe(), crop_vox=info.window_vox)
     segment_unseen(files, network, spec, recipe, torch.device("cpu"), place)
     return place
@@ -59,9 +55,9 @@ def average_unseen(files: CaseFiles, asked: argparse.Namespace) -> OutOfFold:
     partner, own = (next(folder.glob(f"fold-*/{files.name}.npy")) for folder in asked.trainings)
     seen = [own]
     if set(asked.needs) <= set(files.sequences):
-        seen = [see_once(files, partner, output) if asked.once else partner, own]
+        seen = [see_once(files, partner, output / "once") if asked.once else partner, own]
     if asked.closer:
-        seen.append(see_once(files, own, output, asked.closer))
+        seen.append(see_once(files, own, output / "closer", asked.closer))
     elif asked.once and len(seen) > 1:
         seen.append(own)
     probability = np.mean([np.load(path).astype(np.float32) for path in seen], axis=0)
@@ -74,8 +70,9 @@ def average_unseen(files: CaseFiles, asked: argparse.Namespace) -> OutOfFold:
     return OutOfFold(files.name, files.patient, half, truth, flair)
 
 
-def _spacing(text: str) -> tuple[float, ...]:
-    return tuple(float(mm) for mm in text.split(","))
+def read_spacing(text: str) -> Spacing:
+    right, anterior, superior = (float(mm) for mm in text.split(","))
+    return right, anterior, superior
 
 
 def main() -> None:
@@ -86,7 +83,7 @@ def main() -> None:
     parser.add_argument("--partner", default="rsa111-v1")
     parser.add_argument("--needs", action="append", default=[], help="Of the partner: T1 or T2.")
     parser.add_argument("--once", action="store_true", help="The partner sees each case once.")
-    parser.add_argument("--closer", type=_spacing, default=(), help="Voxels of one look more, mm.")
+    parser.add_argument("--closer", type=read_spacing, help="Voxels of one look more, mm.")
     parser.add_argument("--version", default="2")
     parser.add_argument("-o", "--output", type=Path, required=True)
     asked = parser.parse_args()
@@ -103,7 +100,9 @@ def main() -> None:
         partner_sha256=sha256,
         partner_needs=() if asked.closer else tuple(asked.needs),
         partner_once=asked.once and not asked.closer,
-        input=one_look(info.input, asked.closer) if asked.closer else info.input,
+        input=replace(info.input.seen_once(), spacing_mm=asked.closer)
+        if asked.closer
+        else info.input,
         version=asked.version,
     )
     save_weights(asked.output / "weights.safetensors", network.state_dict(), info)
