@@ -12,21 +12,24 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "training"))
 from crude_exams import make_exam, write_case
 
 from rsaseg.errors import InputError
 from rsaseg.metrics import dice
+from rsaseg.networks.shipped import DEFAULT_WEIGHTS, find_weights
 from rsaseg.networks.unet import NetworkConfig
 from rsaseg.networks.weights import load_weights
+from rsaseg.preprocessing import InputSpec
 from rsaseg.progress import untold
 from rsaseg.train import TrainingResult, train
 from rsaseg.training.cases import DataSetError
 from rsaseg.training.checkpoint import read_average
 from rsaseg.training.plan import make_plan, read_cases
 from rsaseg.training.readers import reader_offset
-from rsaseg.training.recipe import Recipe
+from rsaseg.training.recipe import Recipe, make_recipe
 from rsaseg.training.splits import Validation
 
 RECIPE = Recipe(
@@ -276,6 +279,15 @@ def test_readers_are_told_apart_by_the_networks_that_never_saw_their_exams(
     faint.unlink()
     with pytest.raises(InputError, match=r"boris.npy: missing; let that training come to its end"):
         make_plan(folders, tmp_path / "on", recipe, FOLDS, str(earlier), untold)
+
+
+def test_default_weights_go_on_in_the_voxels_they_learned_in(data: Path, tmp_path: Path) -> None:
+    """They see an exam in finer ones: a look more of a network that learned in 1x1x3 mm."""
+    recipe, validation = make_recipe("finish"), Validation()
+    plan = make_plan([data], tmp_path / "on", recipe, validation, DEFAULT_WEIGHTS, untold)
+    assert plan.spec == InputSpec()
+    learned = load_weights(find_weights(DEFAULT_WEIGHTS))[0].state_dict()
+    assert all(torch.equal(learned[name], one) for name, one in plan.starts["final"].items())
 
 
 def test_fine_tuning_from_weights_and_random_splits(

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from rsaseg.errors import InputError
-from rsaseg.networks.shipped import find_weights
-from rsaseg.networks.weights import load_weights
 from rsaseg.preprocessing import InputSpec
 from rsaseg.progress import Progress, told
+from rsaseg.segmentation.model import load_model
 from rsaseg.training import ranks
 from rsaseg.training.cases import CachedCase, CaseFiles, DataSetError, cache_case, scan_cases
 from rsaseg.training.check import check_cases
@@ -58,7 +58,7 @@ def make_plan(
     if init and recipe.anew and not earlier:
         raise InputError(f"{init}: not a folder; give that of an earlier training, for its readers")
     if init and not earlier:
-        spec, start = _read_weights(find_weights(init), recipe)
+        spec, start = _read_weights(init, recipe)
     files, problems = scan_cases(data)
     found = ranks.alone(partial(_check, files, problems, spec, recipe, report))
     unknown = set(recipe.augmentation.rarely) - {case.drawn_as for case in files}
@@ -93,15 +93,21 @@ def make_plan(
     return Plan(output, recipe, spec, starts, offsets, files, splits, tuple(notes), report)
 
 
-def _read_weights(path: Path, recipe: Recipe) -> tuple[InputSpec, Mapping[str, Tensor]]:
-    """Return what the network sees, and its weights."""
-    network, info, _ = load_weights(path)
-    if info.network != recipe.network:
+def _read_weights(name: str, recipe: Recipe) -> tuple[InputSpec, Mapping[str, Tensor]]:
+    """Return what the network of weights saw when it learned, and its numbers."""
+    model = load_model(name)
+    if model.info.network != recipe.network:
         raise InputError(
-            f"{path}: weights of another network than the one to train; choose its --model and "
+            f"{name}: weights of another network than the one to train; choose its --model and "
             f"--recipe, or other weights"
         )
-    return info.input, network.state_dict()
+    learned, look = model.network.state_dict(), model.info.input
+    if model.partner:  # of the same numbers: these weights are a further look of that network
+        partner = model.partner.network.state_dict()
+        same = (key in learned and torch.equal(learned[key], partner[key]) for key in partner)
+        if all(same):
+            look = model.partner.info.input
+    return look, learned
 
 
 def _read_training(
