@@ -29,3 +29,9 @@ def find_weights(name_or_path: str) -> Path:
             return file
     known = ", ".join(dict.fromkeys(p.stem for p in shipped)) or "none shipped"
     raise WeightsError(f"{name_or_path}: unknown weights; known are: {known}; or give a file")
+
+
+def find_partner(path: Path, name: str) -> Path:
+    """Return the file of the partner of the weights at ``path``: beside them, or shipped."""
+    beside = path.parent / f"{name}.safetensors"
+    return beside if beside.is_file() else find_weights(name)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from rsaseg.errors import WeightsError
-from rsaseg.networks.shipped import find_weights
+from rsaseg.networks.shipped import find_partner, find_weights
 from rsaseg.networks.unet import RSANet
 from rsaseg.networks.weights import WeightsInfo, load_weights
 
@@ -48,8 +48,7 @@ def load_model(name: str) -> Model:
     network, info, sha256 = load_weights(path)
     partner = None
     if info.partner:
-        beside = path.parent / f"{info.partner}.safetensors"
-        partner = load_model(str(beside) if beside.is_file() else info.partner)
+        partner = load_model(str(find_partner(path, info.partner)))
     if partner and partner.sha256 != info.partner_sha256:
         raise WeightsError(
             f"{path}: its partner {info.partner} is not the one it was made with; install the "

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from rsaseg.errors import InputError
+from rsaseg.networks.shipped import find_partner, find_weights
+from rsaseg.networks.weights import load_weights
 from rsaseg.preprocessing import InputSpec
 from rsaseg.progress import Progress, told
-from rsaseg.segmentation.model import load_model
 from rsaseg.training import ranks
 from rsaseg.training.cases import CachedCase, CaseFiles, DataSetError, cache_case, scan_cases
 from rsaseg.training.check import check_cases
@@ -58,7 +59,7 @@ def make_plan(
     if init and recipe.anew and not earlier:
         raise InputError(f"{init}: not a folder; give that of an earlier training, for its readers")
     if init and not earlier:
-        spec, start = _read_weights(init, recipe)
+        spec, start = _read_weights(find_weights(init), recipe)
     files, problems = scan_cases(data)
     found = ranks.alone(partial(_check, files, problems, spec, recipe, report))
     unknown = set(recipe.augmentation.rarely) - {case.drawn_as for case in files}
@@ -93,20 +94,22 @@ def make_plan(
     return Plan(output, recipe, spec, starts, offsets, files, splits, tuple(notes), report)
 
 
-def _read_weights(name: str, recipe: Recipe) -> tuple[InputSpec, Mapping[str, Tensor]]:
+def _read_weights(path: Path, recipe: Recipe) -> tuple[InputSpec, Mapping[str, Tensor]]:
     """Return what the network of weights saw when it learned, and its numbers."""
-    model = load_model(name)
-    if model.info.network != recipe.network:
+    network, info, _ = load_weights(path)
+    if info.network != recipe.network:
         raise InputError(
-            f"{name}: weights of another network than the one to train; choose its --model and "
+            f"{path}: weights of another network than the one to train; choose its --model and "
             f"--recipe, or other weights"
         )
-    learned, look = model.network.state_dict(), model.info.input
-    if model.partner:  # of the same numbers: these weights are a further look of that network
-        partner = model.partner.network.state_dict()
-        same = (key in learned and torch.equal(learned[key], partner[key]) for key in partner)
-        if all(same):
-            look = model.partner.info.input
+    learned, look = network.state_dict(), info.input
+    if info.partner:  # of the same numbers: these weights are a further look of that network
+        other, seen, _ = load_weights(find_partner(path, info.partner))
+        same = (
+            name in learned and torch.equal(learned[name], value)
+            for name, value in other.state_dict().items()
+        )
+        look = seen.input if all(same) else look
     return look, learned
 
 
