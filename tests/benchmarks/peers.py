@@ -190,6 +190,8 @@ def run_job(
     """Train and test one system on one fold, or read what an earlier run found."""
     folder = options.results / splits[fold].name / system
     found, budget = folder.with_suffix(".json"), [options.minutes, options.threads]
+    if system == "nnunet":
+        budget += [options.memory_gb, options.tile_step]
     if found.exists():
         job: dict[str, Any] = json.loads(found.read_text())
         if job["budget"] != budget or list(job["cases"]) != list(splits[fold].test):

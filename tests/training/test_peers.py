@@ -34,10 +34,12 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def run(peers: ModuleType, data: Path, systems: str, minutes: float = 0.003) -> dict[str, list]:
+def run(
+    peers: ModuleType, data: Path, systems: str, minutes: float = 0.003, memory_gb: int = 1
+) -> dict[str, list]:
     """Run with networks of a size for tests."""
     given = f"{data.parent / 'results'} --data {data} --folds 2 --threads 1 --device cpu"
-    options = f"{given} --systems {systems} --minutes {minutes} --memory-gb 1".split()
+    options = f"{given} --systems {systems} --minutes {minutes} --memory-gb {memory_gb}".split()
     with pytest.MonkeyPatch.context() as patch:
         small = partial(make_recipe, crop_vox=(8, 32, 32), batch=1)
         patch.setattr(peers, "make_recipe", small)
@@ -66,6 +68,8 @@ def test_nnunet_is_trained_and_tested_by_its_own_package(peers: ModuleType, data
     pytest.importorskip("nnunetv2", reason="needs nnunetv2")
     jobs = run(peers, data, "nnunet")["nnunet"]
     assert sorted(name for job in jobs for name in job["cases"]) == ["anna-t1", "anna-t2", "boris"]
+    with pytest.raises(InputError, match=r"nnunet\.json: of another budget"):
+        run(peers, data, "nnunet", memory_gb=2)
 
 
 def test_the_table_has_sites_and_both_averages(
