@@ -6,7 +6,7 @@ The masks of few patients hold few small lesions, and a network knows those it w
 number of lesions is drawn evenly from 20 to 120 for a mask, each one's volume from a log-normal
 distribution with a median of 25 mm3, its middle evenly from the scan's white matter. A lesion is
 the white matter nearest to its middle, by a distance that smooth noise bends, so that none is
-round.
+round and some fall in pieces.
 
 The masks, ``scattered-01.nii.gz`` and on, lie on the scan's own grid.
 """

@@ -43,7 +43,7 @@ def test_lesions_are_small_and_many_and_in_white_matter(
     assert max(volumes_mm3) < 6000
 
 
-def test_lesions_are_of_one_piece_and_as_large_as_drawn(
+def test_lesions_are_as_large_as_drawn_and_hardly_in_pieces(
     scattered: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scattered, "N_LESIONS", (1, 1))
@@ -56,7 +56,7 @@ def test_lesions_are_of_one_piece_and_as_large_as_drawn(
         )
         assert mask.sum() == 400
         pieces, _ = label(mask, np.ones((3, 3, 3)))
-        assert np.bincount(pieces.ravel())[1:].max() > 350
+        assert np.bincount(pieces.ravel())[1:].max() > 300
         place_mm = np.argwhere(mask) * grid.spacing_mm
         away_mm = np.linalg.norm(place_mm - np.median(place_mm, axis=0), axis=1)
         assert np.median(away_mm) < 7  # 4.6 in a ball; more against a face
