@@ -3,7 +3,7 @@
     python tests/benchmarks/scattered_lesions.py labelled/catania-14-t3 --count 20 -o scattered
 
 The masks of few patients hold few small lesions, and a network knows those it was shown. Here the
-number of lesions is drawn evenly from 20 to 120 for a mask, each one's volume from a log-normal
+number of lesions is drawn evenly from 20 to 119 for a mask, each one's volume from a log-normal
 distribution with a median of 25 mm3, its middle evenly from the scan's white matter. A lesion is
 the white matter nearest to its middle, by a distance that smooth noise bends, so that none is
 round and some fall in pieces.
@@ -25,6 +25,7 @@ from rsaseg.errors import RsasegError
 from rsaseg.imaging import Grid, write_nifti
 
 N_LESIONS = (20, 120)
+"""From so many to one less than so many in a mask."""
 MEDIAN_MM3, LARGEST_MM3 = 25.0, 3000.0
 SPREAD = 1.3
 """Standard deviation of the logarithm of a lesion's volume."""
@@ -36,7 +37,7 @@ def scatter_lesions(white: Mask, grid: Grid, rng: Generator) -> Mask:
     place_mm = vox * grid.spacing_mm
     bend = np.exp(0.3 * texture(rng, grid, 1.5)[white])
     mask = np.zeros_like(white)
-    for _ in range(rng.integers(*N_LESIONS, endpoint=True)):
+    for _ in range(rng.integers(*N_LESIONS)):
         volume_mm3 = min(MEDIAN_MM3 * np.exp(rng.normal(0, SPREAD)), LARGEST_MM3)
         n_vox = min(max(round(volume_mm3 / grid.voxel_mm3), 1), len(vox) - 1)
         middle_mm = place_mm[rng.integers(len(vox))]

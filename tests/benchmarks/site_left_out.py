@@ -1,8 +1,8 @@
 """Train without a site's patients and segment them: what to expect of a scanner never seen.
 
     python tests/benchmarks/site_left_out.py RESULTS --site tabriz --data labelled --data flair_only
-        [--data made] [--recipe default] [--steps 1500] [--init EARLIER-RESULTS] [--threshold 0.4]
-        [--contrast-weight 2]
+        [--data made] [--recipe default] [--steps 1500] [--seed 1] [--init EARLIER-RESULTS]
+        [--threshold 0.4] [--contrast-weight 2]
 
 The site is a case's name up to its first hyphen. A network learns from nothing of what lies in the
 folders but that site's cases, and of those made from their scans; each of the site's own cases is
@@ -56,7 +56,8 @@ def run(options: argparse.Namespace) -> dict[str, float]:
     """Train, or go on, and return each case's Dice at the threshold."""
     learn, test = part(find_cases(options.data), options.site)
     device, spec = choose_device(options.device), InputSpec()
-    recipe = make_recipe(options.recipe, rarely=tuple(options.rarely), steps=options.steps)
+    rarely = tuple(options.rarely)
+    recipe = make_recipe(options.recipe, rarely=rarely, steps=options.steps, seed=options.seed)
     print(f"learns from {len(learn)} exams, none of {options.site}", flush=True)
     cases = [cache_case(case, spec, options.results / "cache") for case in learn]
     folder = options.results / options.site
@@ -94,6 +95,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--seed", type=int, default=1, help="As for rsaseg train.")
     parser.add_argument("--init", type=Path, help="RESULTS of an earlier run.")
     parser.add_argument("--rarely", action="append", default=[], help="As for rsaseg train.")
     parser.add_argument("--threshold", type=float, default=0.4)

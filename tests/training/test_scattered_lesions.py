@@ -46,7 +46,7 @@ def test_lesions_are_small_and_many_and_in_white_matter(
 def test_lesions_are_as_large_as_drawn_and_hardly_in_pieces(
     scattered: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scattered, "N_LESIONS", (1, 1))
+    monkeypatch.setattr(scattered, "N_LESIONS", (1, 2))
     monkeypatch.setattr(scattered, "MEDIAN_MM3", 800.0)
     monkeypatch.setattr(scattered, "SPREAD", 0.0)
     grid = Grid((60, 60, 20), np.diag([1, 1, 4, 1]))

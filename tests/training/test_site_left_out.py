@@ -74,6 +74,13 @@ def test_it_goes_on_from_an_earlier_runs_network(site_left_out: ModuleType, data
     assert begun["start"] == content_hash(read_average(first), "")
 
 
+def test_another_seed_is_another_training(site_left_out: ModuleType, data: Path) -> None:
+    for seed in ("1", "2"):
+        run(site_left_out, data, "north", seed, f"--seed {seed}")
+    first, second = (data.parent / seed / "north/checkpoint.safetensors" for seed in ("1", "2"))
+    assert content_hash(read_average(first), "") != content_hash(read_average(second), "")
+
+
 @pytest.mark.parametrize("site", ["east", "south-1"])
 def test_a_site_that_is_not_there(site_left_out: ModuleType, data: Path, site: str) -> None:
     with pytest.raises(InputError, match=f"site '{site}': .*there are north, south, west"):
