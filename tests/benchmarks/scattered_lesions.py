@@ -22,7 +22,7 @@ from lesions_of_others import Mask, read_head, texture
 from numpy.random import Generator
 
 from rsaseg.errors import RsasegError
-from rsaseg.imaging import Grid, write_nifti
+from rsaseg.imaging import Grid, make_folder, write_nifti
 
 N_LESIONS = (20, 120)
 """From so many to one less than so many in a mask."""
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     head = read_head(options.scan, filled=True)
-    options.output.mkdir(parents=True, exist_ok=True)
+    make_folder(options.output)
     for number in range(1, options.count + 1):
         rng = np.random.default_rng((options.seed, number))
         mask = scatter_lesions(head.white, head.grid, rng)

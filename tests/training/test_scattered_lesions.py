@@ -66,12 +66,13 @@ def test_masks_lie_on_the_scans_grid_and_come_again(
     scattered: ModuleType, benchmark: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(1)
-    brain = sum((i - 20) ** 2 for i in np.indices((40, 40, 40))) < 17**2
+    away_vox = np.sqrt(sum((i - 20) ** 2 for i in np.indices((40, 40, 40))))
+    brain = away_vox < 17
     exam = {
         name: (brain * (100 + rng.normal(0, 1, brain.shape))).astype(np.float32)
         for name in ("T1", "T2", "FLAIR")
     }
-    lesion = (sum((i - 20) ** 2 for i in np.indices((40, 40, 40))) < 9).astype(np.uint8)
+    lesion = (away_vox < 3).astype(np.uint8)
     exam["FLAIR"] += 50 * lesion
     scan = write_case(tmp_path / "labelled/anna", exam | {"lesion": lesion}, (1, 1, 1))
 
