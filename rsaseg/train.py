@@ -27,9 +27,7 @@ from rsaseg.scoring.calibration import Calibration, calibrate
 from rsaseg.scoring.cases import CaseScore, Rules, score_masks
 from rsaseg.scoring.summary import Evaluation, summarise
 from rsaseg.training import ranks
-from rsaseg.training.cases import (
-    CachedCase,
-)
+from rsaseg.training.cases import CachedCase
 from rsaseg.training.log import read_log
 from rsaseg.training.loop import fit
 from rsaseg.training.memory import check_memory
