@@ -25,13 +25,12 @@ from typing import Any
 
 import numpy as np
 from lesion_free import Mask
-from lesions_of_others import Array, Head, Images, blur, read_head
+from lesions_of_others import Array, Head, Images, blur, read_head, write_exam
 from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 
-from rsaseg.errors import InputError, RsasegError
-from rsaseg.imaging import Grid, write_nifti
+from rsaseg.errors import RsasegError
 from rsaseg.preprocessing import SEQUENCES
 
 FLUID, GREY, BETWEEN, WHITE = 1, 2, 3, 4
@@ -99,28 +98,25 @@ def draw_brightness(name: str, old: NDArray[np.float64], rng: Generator) -> NDAr
     return new
 
 
-def redraw_lesions(
-    image: Array, white: float, lesion: Mask, added: float, grid: Grid
-) -> tuple[Array, Array]:
-    """Return the image with ``added`` to white matter in lesions on average, and their share."""
-    share = blur(lesion, BLUR_MM, grid)
+def redraw_lesions(image: Array, white: float, lesion: Mask, share: Array, added: float) -> Array:
+    """Return what lesions, whose share of each voxel is given, are with ``added`` on average."""
     over = image[lesion].mean() - white
     if abs(over) <= FAINT:
-        return white + added * share, share
-    return white + (image - white) * np.clip(added / over, -3, 3), share
+        return white + added * share
+    return white + (image - white) * np.clip(added / over, -3, 3)
 
 
 def change_contrast(head: Head, rng: Generator) -> Images:
     """Return a head's images, in units of its medians, by another contrast of tissues."""
     grid, lesion = head.grid, head.own
     tissue = tell_tissues(head.images, head.brain, lesion, rng)
-    numbers = range(1, int(tissue.max()) + 1)
-    share = np.stack([blur(tissue == n, BLUR_MM, grid) for n in numbers])
+    there = [tissue == n for n in range(1, int(tissue.max()) + 1)]
+    share = np.stack([blur(one, BLUR_MM, grid) for one in there])
     share /= np.maximum(share.sum(axis=0) + blur((tissue == 0) & ~lesion, BLUR_MM, grid), 1e-3)
+    part = blur(lesion, BLUR_MM, grid)
     changed = {}
     for name in SEQUENCES:
         image = head.images[name]
-        there = [tissue == n for n in numbers]
         old = np.array([image[one].mean() if one.any() else 0.0 for one in there])
         new = draw_brightness(name, old, rng)
         texture = image - np.tensordot(old, share, 1)
@@ -128,7 +124,7 @@ def change_contrast(head: Head, rng: Generator) -> Images:
         if lesion.any():
             white = old[WHITE - 1]
             added = white * rng.uniform(*OVER_WHITE[name][2])
-            inside, part = redraw_lesions(image, white, lesion, added, grid)
+            inside = redraw_lesions(image, white, lesion, part, added)
             redrawn = redrawn * (1 - part) + inside * part
         changed[name] = redrawn
     return changed
@@ -137,21 +133,9 @@ def change_contrast(head: Head, rng: Generator) -> Images:
 def make_exam(place: Path, options: argparse.Namespace) -> None:
     """Write one exam by another contrast."""
     head = read_head(place)
-    case, header = head.case, head.exam["FLAIR"].header
-    number = int((re.findall(r"\d+$", case.name) or ["0"])[0]) + options.add
-    folder = options.output / f"{case.patient}-made-{number:02d}"
-    if folder.exists():
-        raise InputError(f"{folder}: is there already; choose another output folder")
+    number = int((re.findall(r"\d+$", head.case.name) or ["0"])[0]) + options.add
     changed = change_contrast(head, np.random.default_rng((options.seed, number)))
-    folder.mkdir(parents=True)
-    for name, data in changed.items():
-        volume = head.exam[name]
-        grey = np.clip(data, 0, None) * head.median[name] * (volume.data > 0)
-        write_nifti(folder / f"{name}.nii.gz", grey.astype(np.float32), volume.header)
-    write_nifti(folder / "lesion.nii.gz", head.own.astype(np.uint8), header)
-    if case.brain is not None:
-        write_nifti(folder / "brain.nii.gz", head.brain.astype(np.uint8), header)
-    print(folder, flush=True)
+    print(write_exam(head, changed, head.own, number, options.output), flush=True)
 
 
 def main() -> None:

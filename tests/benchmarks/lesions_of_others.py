@@ -323,34 +323,46 @@ def contrast_of(head: Head) -> Contrast:
         ) from None
 
 
+def write_exam(head: Head, images: Images, lesion: Mask, number: int, output: Path) -> Path:
+    """Write a made exam, in units of the head's medians, as a case; return its folder.
+
+    Raises
+    ------
+    InputError
+        If there is such a case already.
+    """
+    case, header = head.case, head.exam["FLAIR"].header
+    folder = output / f"{case.patient}-made-{number:02d}"
+    if folder.exists():
+        raise InputError(f"{folder}: is there already; choose another output folder")
+    folder.mkdir(parents=True)
+    for name, data in images.items():
+        volume = head.exam[name]
+        grey = np.clip(data, 0, None) * head.median[name] * (volume.data > 0)
+        write_nifti(folder / f"{name}.nii.gz", grey.astype(np.float32), volume.header)
+    write_nifti(folder / "lesion.nii.gz", lesion.astype(np.uint8), header)
+    if case.brain is not None:
+        write_nifti(folder / "brain.nii.gz", head.brain.astype(np.uint8), header)
+    return folder
+
+
 def make_exams(
     head: Head, contrast: Contrast, masks: Sequence[Path], options: argparse.Namespace
 ) -> None:
     """Write one patient's exam once with each of the masks."""
-    case, grid, laid = head.case, head.grid, None
+    grid, laid = head.grid, None
     for path in masks:
         mask, mask_grid, number = read_numbered(path, options)
         if not mask_grid.matches(grid):
             if options.template is None:
-                raise InputError(f"{path}: not on the grid of {case.name}; give a --template")
+                raise InputError(f"{path}: not on the grid of {head.case.name}; give a --template")
             laid = laid or lay_on(options.template, head.exam, head.brain)
             mask = bring(mask, mask_grid, grid, laid)
         fitted = fit_mask(mask, head.white, grid)
         rng = np.random.default_rng(number)
         made = paint_lesions(head.images, fitted, contrast, grid, rng, options.spread)
-        folder = options.output / f"{case.patient}-made-{number:02d}"
-        if folder.exists():
-            raise InputError(f"{folder}: is there already; choose another output folder")
-        folder.mkdir(parents=True)
-        for name, data in made.items():
-            volume = head.exam[name]
-            grey = np.clip(data, 0, None) * head.median[name] * (volume.data > 0)
-            write_nifti(folder / f"{name}.nii.gz", grey.astype(np.float32), volume.header)
-        lesion = (fitted | head.own).astype(np.uint8)
-        write_nifti(folder / "lesion.nii.gz", lesion, head.exam["FLAIR"].header)
-        if case.brain is not None:
-            brain = head.brain.astype(np.uint8)
-            write_nifti(folder / "brain.nii.gz", brain, head.exam["FLAIR"].header)
+        lesion = fitted | head.own
+        folder = write_exam(head, made, lesion, number, options.output)
         print(f"{folder}: {grid.voxel_mm3 * lesion.sum() / 1000:.1f} ml", flush=True)
 
 

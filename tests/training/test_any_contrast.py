@@ -118,13 +118,14 @@ def test_lesions_differ_from_white_matter_by_what_was_drawn(contrast: ModuleType
         box = (slice(corner, corner + 4),) * 3
         image[box] += more
         lesion[box] = True
-    redrawn, share = contrast.redraw_lesions(image, 1.0, lesion, 0.6, grid)
+    share = contrast.blur(lesion, contrast.BLUR_MM, grid)
+    redrawn = contrast.redraw_lesions(image, 1.0, lesion, share, 0.6)
     assert redrawn[lesion].mean() == pytest.approx(1.6)
     assert redrawn[4, 4, 4] - 1 == pytest.approx(4 * (redrawn[20, 20, 20] - 1))
     edge = norm.cdf(0.5 / 0.6)  # half a voxel of 1 mm within, blurred by 0.6 mm
     assert share[4, 5, 5] == pytest.approx(edge, abs=0.05)
     assert share[3, 5, 5] == pytest.approx(1 - edge, abs=0.05)
-    flat, share = contrast.redraw_lesions(np.ones_like(image), 1.0, lesion, 0.6, grid)
+    flat = contrast.redraw_lesions(np.ones_like(image), 1.0, lesion, share, 0.6)
     assert np.allclose(flat, 1 + 0.6 * share)
 
 
