@@ -1,111 +1,157 @@
-"""Two trainings on the same folds, averaged: threshold, evaluation and weights of the pair.
+"""Networks of several trainings on the same folds, averaged: threshold, evaluation, weights.
 
-Usage: ``python tests/benchmarks/pair.py FIRST SECOND --data labelled --data flair_only -o pair``,
-where FIRST and SECOND are folders of ``rsaseg train --folds`` on the same data, whose out-of-fold
-probabilities lie there as ``fold-*/CASE.npy``. The first's final weights are to be shipped by the
-name ``--partner`` (`rsaseg.networks.weights.WeightsInfo.partner`).
+    python tests/benchmarks/pair.py FIRST@once SECOND SECOND@0.85,0.85,2.6 --needs T1
+        --partner rsa111-v16 --data labelled --data flair_only -o pair
 
-Each case's probability is the mean of the two networks that had not seen it, or the second's alone
-where the case lacks a sequence given by ``--needs``; threshold and smallest
-lesion are chosen on these, as `rsaseg train` does for one network. With ``--once`` the first sees
-each case once, and counts half as much as the second, which sees it twice. With
-``--closer 0.85,0.85,2.6`` the second sees each case once more in voxels of that size, which counts
-as much as its two other looks together; the pair is then shipped already, by the name
-``--partner``. It writes the out-of-fold masks, their evaluation, and ``weights.safetensors``: the
-second's final network with the threshold chosen.
+Each argument is a look at an exam: a folder of ``rsaseg train --folds`` on the same data, whose
+out-of-fold probabilities lie there as ``fold-*/CASE.npy``; with ``@once`` what the same networks
+give in one pass, with ``@`` and voxels in mm what they give in one pass in these voxels. All looks
+count alike, one that is named twice counts twice; the first is left out where a case lacks a
+sequence of ``--needs``. Threshold and smallest lesion are chosen on their mean, as `rsaseg train`
+does for one network.
+
+It writes the out-of-fold masks, their evaluation, and ``weights.safetensors``: the final network of
+the last look, with the threshold chosen, which names ``--partner``
+(`rsaseg.networks.weights.WeightsInfo.partner`) for the looks before. With voxels of its own it is
+one look beside those of the partner; without, it sees each exam twice, and the partner, the first
+look, as often or once.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from rsaseg.errors import InputError, RsasegError
 from rsaseg.imaging import read_mask
 from rsaseg.networks.shipped import find_weights
-from rsaseg.networks.weights import load_weights, save_weights
+from rsaseg.networks.weights import WeightsInfo, load_weights, save_weights
+from rsaseg.preprocessing import InputSpec
 from rsaseg.train import write_out_of_fold
 from rsaseg.training.cases import CaseFiles, find_cases, read_exam
 from rsaseg.training.checkpoint import read_average
 from rsaseg.training.recipe import make_recipe
-from rsaseg.training.selection import OutOfFold, choose_threshold
+from rsaseg.training.selection import Choice, OutOfFold, choose_threshold
 from rsaseg.training.unseen import segment_unseen
 
-Spacing = tuple[float, float, float]
+
+@dataclass(frozen=True)
+class Look:
+    """A way to see an exam: a training's networks, and in one pass, in which voxels.
+
+    Attributes
+    ----------
+    training : Path
+        Folder of the training.
+    once : str
+        Empty: as the training kept it; "once", or the voxels' size along right, anterior, superior
+        in mm, with commas.
+    """
+
+    training: Path
+    once: str
+
+    @property
+    def kept(self) -> list[Path]:
+        """The probabilities that the training kept, one a case."""
+        return sorted(self.training.glob("fold-*/*.npy"))
+
+    def spec(self, learned: InputSpec) -> InputSpec:
+        """Return how exams are seen, by networks that learned from what ``learned`` says."""
+        if not self.once:
+            return learned
+        if self.once == "once":
+            return learned.seen_once()
+        right, anterior, superior = (float(mm) for mm in self.once.split(","))
+        return replace(learned.seen_once(), spacing_mm=(right, anterior, superior))
 
 
-def see_once(files: CaseFiles, kept: Path, place: Path, spacing_mm: Spacing | None = None) -> Path:
-    """Keep in ``place`` what the network that gave ``kept`` gives for the case in one pass."""
-    network, info, _ = load_weights(kept.parents[1] / "weights.safetensors")
-    network.load_state_dict(read_average(kept.parent / "checkpoint.safetensors"))
-    place = place / kept.parent.name / kept.name
-    place.parent.mkdir(parents=True, exist_ok=True)
-    spec = replace(info.input.seen_once(), spacing_mm=spacing_mm or info.input.spacing_mm)
+def read_look(text: str) -> Look:
+    training, _, once = text.partition("@")
+    return Look(Path(training), once)
+
+
+def see(look: Look, cases: dict[str, CaseFiles], place: Path) -> dict[str, Path]:
+    """Return files with each case's probability by the look; new ones are kept in ``place``.
+
+    Raises
+    ------
+    InputError
+        If the training left out other cases than these.
+    """
+    kept = {path.stem: path for path in look.kept}
+    if kept.keys() != cases.keys():
+        other = min(kept.keys() ^ cases.keys())
+        raise InputError(f"{look.training}: left out {len(kept)} cases, not these: see {other}")
+    if not look.once:
+        return kept
+    network, info, _ = load_weights(look.training / "weights.safetensors")
     recipe = replace(make_recipe(), crop_vox=info.window_vox)
-    segment_unseen(files, network, spec, recipe, torch.device("cpu"), place)
-    return place
+    seen = {name: place / f"{name}.npy" for name in kept}
+    place.mkdir(parents=True, exist_ok=True)
+    for fold in sorted({path.parent for path in kept.values()}):
+        network.load_state_dict(read_average(fold / "checkpoint.safetensors"))
+        for name in (path.stem for path in look.kept if path.parent == fold):
+            spec = look.spec(info.input)
+            segment_unseen(cases[name], network, spec, recipe, torch.device("cpu"), seen[name])
+    return seen
 
 
-def average_unseen(files: CaseFiles, asked: argparse.Namespace) -> OutOfFold:
-    """Return, and keep, the probability of a case by the networks that had not seen it."""
-    output = asked.output
-    partner, own = (next(folder.glob(f"fold-*/{files.name}.npy")) for folder in asked.trainings)
-    seen = [own]
-    if set(asked.needs) <= set(files.sequences):
-        seen = [see_once(files, partner, output / "once") if asked.once else partner, own]
-    if asked.closer:
-        seen.append(see_once(files, own, output / "closer", asked.closer))
-    elif asked.once and len(seen) > 1:
-        seen.append(own)
-    probability = np.mean([np.load(path).astype(np.float32) for path in seen], axis=0)
-    half = probability.astype(np.float16)
-    place = output / own.parent.name / own.name
+def average(files: CaseFiles, looks: list[Path], place: Path) -> OutOfFold:
+    """Return, and keep, the mean of a case's probabilities."""
+    mean: NDArray[np.float32] = np.mean([np.load(p).astype(np.float32) for p in looks], axis=0)
+    half = mean.astype(np.float16)
     place.parent.mkdir(parents=True, exist_ok=True)
     np.save(place, half)
     truth, _ = read_mask(files.lesion)
-    flair = read_exam(files)["FLAIR"]
-    return OutOfFold(files.name, files.patient, half, truth, flair)
+    return OutOfFold(files.name, files.patient, half, truth, read_exam(files)["FLAIR"])
 
 
-def read_spacing(text: str) -> Spacing:
-    right, anterior, superior = (float(mm) for mm in text.split(","))
-    return right, anterior, superior
-
-
-def main() -> None:
-    """Average, choose, evaluate, write."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("trainings", type=Path, nargs=2)
-    parser.add_argument("--data", type=Path, action="append", required=True)
-    parser.add_argument("--partner", default="rsa111-v1")
-    parser.add_argument("--needs", action="append", default=[], help="Of the partner: T1 or T2.")
-    parser.add_argument("--once", action="store_true", help="The partner sees each case once.")
-    parser.add_argument("--closer", type=read_spacing, help="Voxels of one look more, mm.")
-    parser.add_argument("--version", default="2")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    asked = parser.parse_args()
-    unseen = [average_unseen(files, asked) for files in find_cases(asked.data)]
-    choice = choose_threshold(unseen)
-    evaluation = write_out_of_fold(unseen, choice, asked.output / "out-of-fold")
-    network, info, _ = load_weights(asked.trainings[1] / "weights.safetensors")
-    sha256 = load_weights(find_weights(asked.partner))[2]
-    info = replace(
+def describe(info: WeightsInfo, asked: argparse.Namespace, choice: Choice) -> WeightsInfo:
+    """Return what the new weights say of themselves, beside what the training said."""
+    first, last = asked.looks[0], asked.looks[-1]
+    return replace(
         info,
         cut=choice.cut,
         contrast_weight=choice.contrast_weight,
         partner=asked.partner,
-        partner_sha256=sha256,
-        partner_needs=() if asked.closer else tuple(asked.needs),
-        partner_once=asked.once and not asked.closer,
-        input=replace(info.input.seen_once(), spacing_mm=asked.closer)
-        if asked.closer
-        else info.input,
+        partner_sha256=load_weights(find_weights(asked.partner))[2],
+        partner_needs=() if last.once else tuple(asked.needs),
+        partner_once=bool(first.once) and not last.once,
+        input=last.spec(info.input),
         version=asked.version,
     )
-    save_weights(asked.output / "weights.safetensors", network.state_dict(), info)
+
+
+def main() -> None:
+    """Average, choose, evaluate, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("looks", type=read_look, nargs="+", help="FOLDER, FOLDER@once, @mm,mm,mm.")
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--partner", required=True, help="Name of the shipped weights before.")
+    parser.add_argument("--needs", action="append", default=[], help="Of the first: T1 or T2.")
+    parser.add_argument("--version", default="2")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    asked = parser.parse_args()
+    cases = {case.name: case for case in find_cases(asked.data) if not case.made}
+    seen = [see(look, cases, asked.output / f"look-{i}") for i, look in enumerate(asked.looks)]
+    unseen = []
+    for path in asked.looks[-1].kept:
+        files = cases[path.stem]
+        whole = set(asked.needs) <= set(files.sequences)
+        by_look = [look[files.name] for look in (seen if whole else seen[1:])]
+        unseen.append(average(files, by_look, asked.output / path.parent.name / path.name))
+    choice = choose_threshold(unseen)
+    evaluation = write_out_of_fold(unseen, choice, asked.output / "out-of-fold")
+    network, info, _ = load_weights(asked.looks[-1].training / "weights.safetensors")
+    described = describe(info, asked, choice)
+    save_weights(asked.output / "weights.safetensors", network.state_dict(), described)
     print(choice)
     for case in evaluation.cases:
         print(f"{case.case:16s} Dice {case.overlap.dice:.3f}")
@@ -115,4 +161,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RsasegError as error:
+        sys.exit(str(error))

@@ -1,0 +1,125 @@
+"""The script that averages looks of several trainings, against masks by the weights in use."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from crude_exams import make_exam, write_case
+
+from rsaseg import Model, Settings, load_model, segment
+from rsaseg.errors import InputError
+from rsaseg.networks.shipped import find_weights
+from rsaseg.networks.unet import NetworkConfig
+from rsaseg.networks.weights import load_weights
+from rsaseg.train import train
+from rsaseg.training.checkpoint import read_average
+from rsaseg.training.recipe import Recipe
+from rsaseg.training.splits import Validation
+
+RECIPE = Recipe(
+    network=NetworkConfig(channels=(8, 16), patch_vox=(1, 2, 2)),
+    steps=4,
+    batch=1,
+    crop_vox=(8, 32, 32),
+    learning_rate=1e-2,
+)
+FOLD_OF = {"anna": "fold-0", "boris": "fold-1", "carl": "fold-0"}
+CLOSER = (0.85, 0.85, 2.6)
+
+
+@pytest.fixture(scope="module")
+def pair(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark("pair")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three cases of 1 mm, one of them without T1, and two trainings of two folds."""
+    place = tmp_path_factory.mktemp("pair")
+    for seed, name in enumerate(FOLD_OF):
+        exam = make_exam(seed)
+        if name == "boris":
+            del exam["T1"]
+        write_case(place / "data" / name, exam, spacing_mm=(1.2, 1.2, 1.6))
+    for seed, name in ((1, "first"), (2, "second")):
+        train([place / "data"], place / name, replace(RECIPE, seed=seed), Validation(2), "cpu")
+    return place
+
+
+def run(module: ModuleType, place: Path, given: str) -> None:
+    more = f" --data {place / 'data'} --partner rsa111-v12"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setattr(sys, "argv", ["pair.py", *(given + more).split()])
+        module.main()
+
+
+def in_use(place: Path, training: str, case: str, closer: bool) -> np.ndarray:
+    """Return the probability that a fold's network gives, asked once as shipped weights are."""
+    network, info, _ = load_weights(place / training / "weights.safetensors")
+    network.load_state_dict(
+        read_average(place / training / FOLD_OF[case] / "checkpoint.safetensors")
+    )
+    once = info.input.seen_once()
+    spec = replace(once, spacing_mm=CLOSER) if closer else once
+    model = Model(network, replace(info, input=spec, contrast_weight=0.0), training, sha256="")
+    folder = place / "data" / case
+    t1 = None if case == "boris" else folder / "T1.nii"
+    settings = Settings(registration="none", device="cpu")
+    found = segment(t1, folder / "T2.nii", folder / "FLAIR.nii", settings, model=model)
+    return np.asarray(found.probability)
+
+
+@pytest.mark.parametrize("case", FOLD_OF)
+def test_looks_are_averaged_as_the_weights_are_in_use(
+    pair: ModuleType, place: Path, case: str, tmp_path: Path
+) -> None:
+    looks = "first@once second second second@0.85,0.85,2.6"
+    run(pair, place, f"{looks} --needs T1 -o {tmp_path}")
+    own = np.load(place / "second" / FOLD_OF[case] / f"{case}.npy").astype(np.float32)
+    seen = [own, own, in_use(place, "second", case, closer=True)]
+    if case != "boris":  # without a T1 the first is not asked
+        seen.append(in_use(place, "first", case, closer=False))
+    averaged = np.load(tmp_path / FOLD_OF[case] / f"{case}.npy")
+    assert np.allclose(averaged, np.mean(seen, axis=0), atol=1e-3)
+    assert np.abs(averaged - own).max() > 0.01
+    assert (tmp_path / f"out-of-fold/{case}.nii.gz").exists()
+
+
+def test_weights_are_the_last_looks_and_name_the_partner(
+    pair: ModuleType, place: Path, tmp_path: Path
+) -> None:
+    final = read_average(place / "second/final/checkpoint.safetensors")
+    learned = load_weights(place / "second/weights.safetensors")[1].input
+    sha256 = load_weights(find_weights("rsa111-v12"))[2]
+    for looks, spec, needs, once in (
+        ("first second", learned, ("T1",), False),
+        ("first@once second second", learned, ("T1",), True),
+        ("first@once second second@0.85,0.85,2.6", None, (), False),
+    ):
+        output = tmp_path / looks.replace(" ", "-")
+        run(pair, place, f"{looks} --needs T1 --version 9 -o {output}")
+        model = load_model(str(output / "weights.safetensors"))
+        info, state = model.info, model.network.state_dict()
+        assert (info.partner, info.partner_sha256, info.version) == ("rsa111-v12", sha256, "9")
+        assert (info.partner_needs, info.partner_once) == (needs, once)
+        assert info.input == (spec or replace(learned.seen_once(), spacing_mm=CLOSER))
+        assert model.partner is not None
+        assert model.partner.sha256 == sha256
+        kernel = next(name for name in final if final[name].dim() > 1)
+        assert np.array_equal(state[kernel], final[kernel].half().float())
+
+
+def test_trainings_on_other_cases_are_refused(
+    pair: ModuleType, place: Path, tmp_path: Path
+) -> None:
+    write_case(tmp_path / "more/dora", make_exam(9))
+    with pytest.raises(InputError, match=r"first: left out 3 cases, not these: see dora"):
+        run(pair, place, f"first second --data {tmp_path / 'more'} -o {tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()
