@@ -281,12 +281,15 @@ def test_readers_are_told_apart_by_the_networks_that_never_saw_their_exams(
         make_plan(folders, tmp_path / "on", recipe, FOLDS, str(earlier), untold)
 
 
-def test_default_weights_go_on_in_the_voxels_they_learned_in(data: Path, tmp_path: Path) -> None:
-    """They see an exam in finer ones: a look more of a network that learned in 1x1x3 mm."""
+@pytest.mark.parametrize("weights", [DEFAULT_WEIGHTS, "rsa111-v17", "rsa111-v13"])
+def test_shipped_weights_go_on_in_the_voxels_they_learned_in(
+    weights: str, data: Path, tmp_path: Path
+) -> None:
+    """Some see an exam in finer ones: one look of a network that learned in 1x1x3 mm."""
     recipe, validation = make_recipe("finish"), Validation()
-    plan = make_plan([data], tmp_path / "on", recipe, validation, DEFAULT_WEIGHTS, untold)
+    plan = make_plan([data], tmp_path / "on", recipe, validation, weights, untold)
     assert plan.spec == InputSpec()
-    learned = load_weights(find_weights(DEFAULT_WEIGHTS))[0].state_dict()
+    learned = load_weights(find_weights(weights))[0].state_dict()
     assert all(torch.equal(learned[name], one) for name, one in plan.starts["final"].items())
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from rsaseg.errors import InputError
-from rsaseg.networks.shipped import find_partner, find_weights
+from rsaseg.networks.shipped import find_weights
 from rsaseg.networks.weights import load_weights
 from rsaseg.preprocessing import InputSpec
 from rsaseg.progress import Progress, told
@@ -102,15 +101,12 @@ def _read_weights(path: Path, recipe: Recipe) -> tuple[InputSpec, Mapping[str, T
             f"{path}: weights of another network than the one to train; choose its --model and "
             f"--recipe, or other weights"
         )
-    learned, look = network.state_dict(), info.input
-    if info.partner:  # of the same numbers: these weights are a further look of that network
-        other, seen, _ = load_weights(find_partner(path, info.partner))
-        same = (
-            name in learned and torch.equal(learned[name], value)
-            for name, value in other.state_dict().items()
+    seen, usual = info.input, InputSpec()
+    if seen.spacing_mm != usual.spacing_mm:  # a look in finer voxels, in which nothing learns
+        seen = replace(
+            seen, spacing_mm=usual.spacing_mm, thin_mm=usual.thin_mm, mirrored=usual.mirrored
         )
-        look = seen.input if all(same) else look
-    return look, learned
+    return seen, network.state_dict()
 
 
 def _read_training(

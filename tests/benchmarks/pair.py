@@ -14,7 +14,8 @@ It writes the out-of-fold masks, their evaluation, and ``weights.safetensors``: 
 the last look, with the threshold chosen, which names ``--partner``
 (`rsaseg.networks.weights.WeightsInfo.partner`) for the looks before. With voxels of its own it is
 one look beside those of the partner; without, it sees each exam twice, and the partner, the first
-look, as often or once.
+look, as often or once. ``--bits`` rounds its kernels, so that the file packs smaller: of the ten
+bits of a half-precision number's fraction six are kept, say.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rsaseg.errors import InputError, RsasegError
 from rsaseg.imaging import read_mask
@@ -113,6 +115,12 @@ def average(files: CaseFiles, looks: list[Path], place: Path) -> OutOfFold:
     return OutOfFold(files.name, files.patient, half, truth, read_exam(files)["FLAIR"])
 
 
+def round_fraction(tensor: Tensor, bits: int) -> Tensor:
+    """Return half-precision numbers with so many bits of their fraction, to the nearest."""
+    mantissa, exponent = torch.frexp(tensor.float())  # 1/2 <= mantissa < 1: its first bit is 1
+    return torch.ldexp((mantissa * 2 ** (bits + 1)).round() / 2 ** (bits + 1), exponent).half()
+
+
 def describe(info: WeightsInfo, asked: argparse.Namespace, choice: Choice) -> WeightsInfo:
     """Return what the new weights say of themselves, beside what the training said."""
     first, last = asked.looks[0], asked.looks[-1]
@@ -136,6 +144,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--partner", required=True, help="Name of the shipped weights before.")
     parser.add_argument("--needs", action="append", default=[], help="Of the first: T1 or T2.")
+    parser.add_argument("--bits", type=int, default=10, help="Of the fraction of its kernels.")
     parser.add_argument("--version", default="2")
     parser.add_argument("-o", "--output", type=Path, required=True)
     asked = parser.parse_args()
@@ -150,8 +159,11 @@ def main() -> None:
     choice = choose_threshold(unseen)
     evaluation = write_out_of_fold(unseen, choice, asked.output / "out-of-fold")
     network, info, _ = load_weights(asked.looks[-1].training / "weights.safetensors")
-    described = describe(info, asked, choice)
-    save_weights(asked.output / "weights.safetensors", network.state_dict(), described)
+    state = {
+        name: round_fraction(tensor, asked.bits) if tensor.dim() > 1 else tensor
+        for name, tensor in network.state_dict().items()
+    }
+    save_weights(asked.output / "weights.safetensors", state, describe(info, asked, choice))
     print(choice)
     for case in evaluation.cases:
         print(f"{case.case:16s} Dice {case.overlap.dice:.3f}")

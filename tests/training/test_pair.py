@@ -10,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from crude_exams import make_exam, write_case
 
 from rsaseg import Model, Settings, load_model, segment
@@ -114,6 +115,17 @@ def test_weights_are_the_last_looks_and_name_the_partner(
         assert model.partner.sha256 == sha256
         kernel = next(name for name in final if final[name].dim() > 1)
         assert np.array_equal(state[kernel], final[kernel].half().float())
+
+
+@pytest.mark.parametrize("bits", [4, 6, 10])
+def test_kernels_are_rounded_to_the_nearest_of_fewer_bits(pair: ModuleType, bits: int) -> None:
+    values = np.random.default_rng(bits).normal(0, 0.05, 5000).astype(np.float16)
+    values = values[np.abs(values) > np.finfo(np.float16).tiny]
+    rounded = pair.round_fraction(torch.from_numpy(values), bits).numpy()
+    assert not (rounded.view(np.uint16) & (2 ** (10 - bits) - 1)).any()
+    steps = np.spacing(np.abs(values)).astype(np.float64) * 2 ** (10 - bits)
+    assert (np.abs(rounded.astype(np.float64) - values) <= steps / 2).all()
+    assert (rounded == values).all() == (bits == 10)
 
 
 def test_trainings_on_other_cases_are_refused(
