@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rsaseg.errors import WeightsError
 
-DEFAULT_WEIGHTS = "rsa111-v17"
+DEFAULT_WEIGHTS = "rsa111-v18"
 _FOLDERS = (Path(__file__).parents[1] / "weights", Path(__file__).parents[2] / "weights")
 
 
