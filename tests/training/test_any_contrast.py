@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +12,7 @@ import pytest
 from crude_exams import write_case
 from numpy.typing import NDArray
 from scipy.stats import norm
+from scripts import run
 
 from rsaseg.errors import InputError
 from rsaseg.imaging import Grid
@@ -63,12 +63,6 @@ def crude_head(skull: bool) -> tuple[dict[str, Array], NDArray[np.int16]]:
         exam["T1"][where, 18:22, 18:22] -= more / 2
     brain = (tissue > 0) & (tissue < SKULL)
     return exam | {"lesion": lesion, "brain": brain.astype(np.uint8)}, tissue
-
-
-def run(module: ModuleType, given: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["x", *given.split()])
-        module.main()
 
 
 @pytest.mark.parametrize("skull", [False, True])

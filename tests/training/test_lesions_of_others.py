@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from crude_exams import write_case
+from scripts import run
 
 from rsaseg.errors import InputError
 from rsaseg.imaging import Grid, resample
@@ -51,19 +51,16 @@ def scans(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(made_by: ModuleType, scans: Path, what: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        leave = "--leave-out someone-09"
-        given = f"x {what} --masks {scans / 'masks'} {leave} -o {scans / 'made'}"
-        patch.setattr(sys, "argv", given.split())
-        made_by.main()
+def paint(made_by: ModuleType, scans: Path, what: str) -> None:
+    masks = f"--masks {scans / 'masks'} --leave-out someone-09"
+    run(made_by, f"{what} {masks} -o {scans / 'made'}")
 
 
 def test_lesions_are_painted_where_the_mask_meets_white_matter(
     made_by: ModuleType, scans: Path
 ) -> None:
     before = {p.name: p.read_bytes() for p in (scans / "labelled/anna").iterdir()}
-    run(made_by, scans, f"{scans / 'labelled/anna'}")
+    paint(made_by, scans, f"{scans / 'labelled/anna'}")
     cases = find_cases([scans / "made"])
     assert [case.name for case in cases] == ["anna-made-04", "anna-made-07"]
     assert all(case.made and case.patient == "anna" for case in cases)
@@ -86,7 +83,7 @@ def test_lesions_are_painted_where_the_mask_meets_white_matter(
 
 
 def test_filled_means_without_the_scans_own_lesions(made_by: ModuleType, scans: Path) -> None:
-    run(made_by, scans, f"{scans / 'labelled/anna'}=filled")
+    paint(made_by, scans, f"{scans / 'labelled/anna'}=filled")
     case = find_cases([scans / "made"])[0]
     assert not (nib.load(case.lesion).get_fdata()[OWN] > 0).any()
     flair = nib.load(case.sequences["FLAIR"]).get_fdata()
@@ -152,7 +149,7 @@ def test_a_scan_without_a_lesion_large_enough_is_refused(made_by: ModuleType, sc
     few[14, 22, 18] = 1
     nib.Nifti1Image(few, np.eye(4)).to_filename(scans / "labelled/anna/lesion.nii")
     with pytest.raises(InputError, match=r"lesion\.nii: no lesion over 5 mm3"):
-        run(made_by, scans, f"{scans / 'labelled/anna'}")
+        paint(made_by, scans, f"{scans / 'labelled/anna'}")
 
 
 def test_a_scan_without_lesions_takes_after_another(made_by: ModuleType, scans: Path) -> None:
@@ -162,7 +159,7 @@ def test_a_scan_without_lesions_takes_after_another(made_by: ModuleType, scans: 
     exam = {name: data.astype(np.float32) for name, data in grey.items()}
     write_case(scans / "labelled/berta", exam | {"lesion": np.zeros(SHAPE, np.uint8)}, (1, 1, 1))
     like = f"--like {scans / 'labelled/anna'} --spread 0 --add 100"
-    run(made_by, scans, f"{scans / 'labelled/berta'}=filled {like}")
+    paint(made_by, scans, f"{scans / 'labelled/berta'}=filled {like}")
     cases = find_cases([scans / "made"])
     assert [case.name for case in cases] == ["berta-made-104", "berta-made-107"]
     for case in cases:
@@ -189,7 +186,7 @@ def test_large_lesions_rise_or_fall_to_the_middle(made_by: ModuleType) -> None:
 
 def test_masks_are_dealt_in_turn(made_by: ModuleType, scans: Path) -> None:
     anna = scans / "labelled/anna"
-    run(made_by, scans, f"{anna} {anna}=filled --each 1")
+    paint(made_by, scans, f"{anna} {anna}=filled --each 1")
     lesions = {c.name: nib.load(c.lesion).get_fdata() for c in find_cases([scans / "made"])}
     assert sorted(lesions) == ["anna-made-04", "anna-made-07"]
     assert lesions["anna-made-04"][OWN].all()
@@ -197,7 +194,7 @@ def test_masks_are_dealt_in_turn(made_by: ModuleType, scans: Path) -> None:
 
 
 def test_mirrored_masks_lie_on_the_other_side(made_by: ModuleType, scans: Path) -> None:
-    run(made_by, scans, f"{scans / 'labelled/anna'}=filled --mirrored")
+    paint(made_by, scans, f"{scans / 'labelled/anna'}=filled --mirrored")
     lesions = {c.name: nib.load(c.lesion).get_fdata() > 0 for c in find_cases([scans / "made"])}
     assert sorted(lesions) == ["anna-made-54", "anna-made-57"]
     there = ball((13, 22, 18), 3)  # of 40 voxels, 26 from one side is 13 from the other
@@ -208,7 +205,7 @@ def test_mirrored_masks_lie_on_the_other_side(made_by: ModuleType, scans: Path) 
 def test_an_exam_made_before_is_not_overwritten(made_by: ModuleType, scans: Path) -> None:
     anna = scans / "labelled/anna"
     with pytest.raises(InputError, match="anna-made-04: is there already"):
-        run(made_by, scans, f"{anna} {anna}=filled")
+        paint(made_by, scans, f"{anna} {anna}=filled")
 
 
 def test_a_template_brings_masks_to_a_scan_of_another_space(
@@ -245,10 +242,8 @@ def test_a_template_brings_masks_to_a_scan_of_another_space(
     (tmp_path / "masks").mkdir()
     image = nib.Nifti1Image(other.astype(np.uint8), moved.affine)
     image.to_filename(tmp_path / "masks/someone-05.nii")
-    with pytest.MonkeyPatch.context() as patch:
-        given = f"x {tmp_path / 'scan'} --masks {tmp_path / 'masks'} -o {tmp_path / 'made'}"
-        patch.setattr(sys, "argv", [*given.split(), "--template", str(tmp_path / "template")])
-        made_by.main()
+    template = f"--template {tmp_path / 'template'} -o {tmp_path / 'made'}"
+    run(made_by, f"{tmp_path / 'scan'} --masks {tmp_path / 'masks'} {template}")
     (made,) = find_cases([tmp_path / "made"])
     new = (nib.load(made.lesion).get_fdata() > 0) & ~scan.lesion
     assert new.sum() > 10
@@ -261,9 +256,9 @@ def test_a_mask_on_another_grid_is_refused(made_by: ModuleType, scans: Path) -> 
         scans / "masks/someone-04.nii"
     )
     with pytest.raises(InputError, match=re.escape("someone-04.nii: not on the grid of")):
-        run(made_by, scans, f"{scans / 'labelled/anna'}")
+        paint(made_by, scans, f"{scans / 'labelled/anna'}")
 
 
 def test_a_folder_that_is_not_there_is_refused(made_by: ModuleType, scans: Path) -> None:
     with pytest.raises(InputError, match="berta: no such folder"):
-        run(made_by, scans, f"{scans / 'labelled/berta'}")
+        paint(made_by, scans, f"{scans / 'labelled/berta'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from crude_exams import make_exam, write_case
+from scripts import run
 
 from rsaseg import Model, Settings, load_model, segment
 from rsaseg.errors import InputError
@@ -53,12 +53,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def run(module: ModuleType, place: Path, given: str) -> None:
-    more = f" --data {place / 'data'} --partner rsa111-v12"
+def average(module: ModuleType, place: Path, given: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        patch.setattr(sys, "argv", ["pair.py", *(given + more).split()])
-        module.main()
+        run(module, f"{given} --data {place / 'data'} --partner rsa111-v12")
 
 
 def in_use(place: Path, training: str, case: str, closer: bool) -> np.ndarray:
@@ -82,7 +80,7 @@ def test_looks_are_averaged_as_the_weights_are_in_use(
     pair: ModuleType, place: Path, case: str, tmp_path: Path
 ) -> None:
     looks = "first@once second second second@0.85,0.85,2.6"
-    run(pair, place, f"{looks} --needs T1 -o {tmp_path}")
+    average(pair, place, f"{looks} --needs T1 -o {tmp_path}")
     own = np.load(place / "second" / FOLD_OF[case] / f"{case}.npy").astype(np.float32)
     seen = [own, own, in_use(place, "second", case, closer=True)]
     if case != "boris":  # without a T1 the first is not asked
@@ -105,7 +103,7 @@ def test_weights_are_the_last_looks_and_name_the_partner(
         ("first@once second second@0.85,0.85,2.6", None, (), False),
     ):
         output = tmp_path / looks.replace(" ", "-")
-        run(pair, place, f"{looks} --needs T1 --version 9 -o {output}")
+        average(pair, place, f"{looks} --needs T1 --version 9 -o {output}")
         model = load_model(str(output / "weights.safetensors"))
         info, state = model.info, model.network.state_dict()
         assert (info.partner, info.partner_sha256, info.version) == ("rsa111-v12", sha256, "9")
@@ -133,5 +131,5 @@ def test_trainings_on_other_cases_are_refused(
 ) -> None:
     write_case(tmp_path / "more/dora", make_exam(9))
     with pytest.raises(InputError, match=r"first: left out 3 cases, not these: see dora"):
-        run(pair, place, f"first second --data {tmp_path / 'more'} -o {tmp_path / 'out'}")
+        average(pair, place, f"first second --data {tmp_path / 'more'} -o {tmp_path / 'out'}")
     assert not (tmp_path / "out").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from crude_exams import write_case
 from scipy.ndimage import label
+from scripts import run
 
 from rsaseg.imaging import Grid
 from rsaseg.training.cases import find_cases
@@ -75,11 +75,6 @@ def test_masks_lie_on_the_scans_grid_and_come_again(
     lesion = (away_vox < 3).astype(np.uint8)
     exam["FLAIR"] += 50 * lesion
     scan = write_case(tmp_path / "labelled/anna", exam | {"lesion": lesion}, (1, 1, 1))
-
-    def run(module: ModuleType, given: str) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["x", *given.split()])
-            module.main()
 
     for folder in ("once", "again"):
         run(scattered, f"{scan} --count 2 -o {tmp_path / folder}")
