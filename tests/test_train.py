@@ -15,7 +15,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "training"))
-from crude_exams import make_exam, write_case
+from crude_exams import make_exam, write_case, write_cases
 
 from rsaseg.errors import InputError
 from rsaseg.metrics import dice
@@ -52,13 +52,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    for seed, name in enumerate(NAMES):
-        exam = make_exam(seed)
-        if name == "boris":
-            del exam["T2"]
-        write_case(folder / name, exam)
-    return folder
+    return write_cases(tmp_path_factory.mktemp("data"), NAMES, without={"boris": "T2"})
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsaseg.errors import InputError, RsasegError
-from rsaseg.imaging import read_mask
+from rsaseg.imaging import make_folder, read_mask, write_array
 from rsaseg.networks.shipped import find_weights
 from rsaseg.networks.weights import WeightsInfo, load_weights, save_weights
 from rsaseg.preprocessing import InputSpec
@@ -51,13 +52,15 @@ class Look:
     ----------
     training : Path
         Folder of the training.
-    once : str
-        Empty: as the training kept it; "once", or the voxels' size along right, anterior, superior
-        in mm, with commas.
+    once : bool
+        In one pass, not as the training kept it.
+    spacing_mm : tuple of float, optional
+        Of the voxels of that pass. Default: those that the networks learned in.
     """
 
     training: Path
-    once: str
+    once: bool = False
+    spacing_mm: tuple[float, float, float] | None = None
 
     @property
     def kept(self) -> list[Path]:
@@ -68,15 +71,15 @@ class Look:
         """Return how exams are seen, by networks that learned from what ``learned`` says."""
         if not self.once:
             return learned
-        if self.once == "once":
-            return learned.seen_once()
-        right, anterior, superior = (float(mm) for mm in self.once.split(","))
-        return replace(learned.seen_once(), spacing_mm=(right, anterior, superior))
+        return replace(learned.seen_once(), spacing_mm=self.spacing_mm or learned.spacing_mm)
 
 
 def read_look(text: str) -> Look:
-    training, _, once = text.partition("@")
-    return Look(Path(training), once)
+    training, _, how = text.partition("@")
+    if how in ("", "once"):
+        return Look(Path(training), once=bool(how))
+    right, anterior, superior = (float(mm) for mm in how.split(","))
+    return Look(Path(training), once=True, spacing_mm=(right, anterior, superior))
 
 
 def see(look: Look, cases: dict[str, CaseFiles], place: Path) -> dict[str, Path]:
@@ -94,13 +97,12 @@ def see(look: Look, cases: dict[str, CaseFiles], place: Path) -> dict[str, Path]
     if not look.once:
         return kept
     network, info, _ = load_weights(look.training / "weights.safetensors")
-    recipe = replace(make_recipe(), crop_vox=info.window_vox)
+    recipe, spec = replace(make_recipe(), crop_vox=info.window_vox), look.spec(info.input)
     seen = {name: place / f"{name}.npy" for name in kept}
-    place.mkdir(parents=True, exist_ok=True)
-    for fold in sorted({path.parent for path in kept.values()}):
+    make_folder(place)
+    for fold, paths in groupby(kept.values(), lambda path: path.parent):
         network.load_state_dict(read_average(fold / "checkpoint.safetensors"))
-        for name in (path.stem for path in look.kept if path.parent == fold):
-            spec = look.spec(info.input)
+        for name in (path.stem for path in paths):
             segment_unseen(cases[name], network, spec, recipe, torch.device("cpu"), seen[name])
     return seen
 
@@ -109,8 +111,8 @@ def average(files: CaseFiles, looks: list[Path], place: Path) -> OutOfFold:
     """Return, and keep, the mean of a case's probabilities."""
     mean: NDArray[np.float32] = np.mean([np.load(p).astype(np.float32) for p in looks], axis=0)
     half = mean.astype(np.float16)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    np.save(place, half)
+    make_folder(place.parent)
+    write_array(place, half)
     truth, _ = read_mask(files.lesion)
     return OutOfFold(files.name, files.patient, half, truth, read_exam(files)["FLAIR"])
 
@@ -131,7 +133,7 @@ def describe(info: WeightsInfo, asked: argparse.Namespace, choice: Choice) -> We
         partner=asked.partner,
         partner_sha256=load_weights(find_weights(asked.partner))[2],
         partner_needs=() if last.once else tuple(asked.needs),
-        partner_once=bool(first.once) and not last.once,
+        partner_once=first.once and not last.once,
         input=last.spec(info.input),
         version=asked.version,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -36,4 +37,20 @@ def write_case(
     affine = np.diag([*spacing_mm, 1.0])
     for name, data in exam.items():
         nib.Nifti1Image(data, affine).to_filename(folder / f"{name}.nii")
+    return folder
+
+
+def write_cases(
+    folder: Path,
+    names: Iterable[str],
+    spacing_mm: tuple[float, float, float] = SPACING_MM,
+    without: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a case for each name, of seeds 0, 1 and so on; ``without``: name to a lost sequence."""
+    lost = without or {}
+    for seed, name in enumerate(names):
+        exam = make_exam(seed)
+        if name in lost:
+            del exam[lost[name]]
+        write_case(folder / name, exam, spacing_mm)
     return folder

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from crude_exams import make_exam, write_case
+from crude_exams import make_exam, write_case, write_cases
 from scripts import run
 
 from rsaseg import Model, Settings, load_model, segment
@@ -41,13 +41,9 @@ def pair(benchmark: Callable[[str], ModuleType]) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three cases of 1 mm, one of them without T1, and two trainings of two folds."""
+    """Three cases of thin slices, one of them without T1, and two trainings of two folds."""
     place = tmp_path_factory.mktemp("pair")
-    for seed, name in enumerate(FOLD_OF):
-        exam = make_exam(seed)
-        if name == "boris":
-            del exam["T1"]
-        write_case(place / "data" / name, exam, spacing_mm=(1.2, 1.2, 1.6))
+    write_cases(place / "data", FOLD_OF, (1.2, 1.2, 1.6), {"boris": "T1"})
     for seed, name in ((1, "first"), (2, "second")):
         train([place / "data"], place / name, replace(RECIPE, seed=seed), Validation(2), "cpu")
     return place
@@ -124,6 +120,14 @@ def test_kernels_are_rounded_to_the_nearest_of_fewer_bits(pair: ModuleType, bits
     steps = np.spacing(np.abs(values)).astype(np.float64) * 2 ** (10 - bits)
     assert (np.abs(rounded.astype(np.float64) - values) <= steps / 2).all()
     assert (rounded == values).all() == (bits == 10)
+
+
+@pytest.mark.parametrize("how", ["twice", "0.85", "1,1,1,1"])
+def test_a_look_that_is_none_is_wrong_usage(pair: ModuleType, place: Path, how: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        average(pair, place, f"first second@{how} -o {place / 'out'}")
+    assert stop.value.code == 2
+    assert not (place / "out").exists()
 
 
 def test_trainings_on_other_cases_are_refused(

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from crude_exams import make_exam, write_case
+from crude_exams import write_cases
 
 from rsaseg.errors import InputError
 from rsaseg.metrics import Overlap
@@ -24,14 +24,8 @@ def peers(benchmark: Callable[[str], ModuleType]) -> ModuleType:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    for seed, name in enumerate(("anna-t1", "anna-t2", "boris")):
-        write_case(tmp_path / "data" / name, make_exam(seed), spacing_mm=(1.0, 1.0, 3.0))
-    write_case(
-        tmp_path / "data/ewa",
-        {k: v for k, v in make_exam(3).items() if k != "T2"},
-        spacing_mm=(1.0, 1.0, 3.0),
-    )
-    return tmp_path / "data"
+    names = ("anna-t1", "anna-t2", "boris", "ewa")
+    return write_cases(tmp_path / "data", names, (1.0, 1.0, 3.0), {"ewa": "T2"})
 
 
 def run(

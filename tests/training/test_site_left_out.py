@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from crude_exams import make_exam, write_case
+from crude_exams import write_cases
 
 from rsaseg.errors import InputError
 from rsaseg.imaging import read_mask
@@ -27,11 +27,8 @@ def site_left_out(benchmark: Callable[[str], ModuleType]) -> ModuleType:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    for seed, name in enumerate(
-        ("north-1", "north-2-made-01", "south-1", "south-2-made-01", "west-1")
-    ):
-        write_case(tmp_path / "data" / name, make_exam(seed), spacing_mm=(1.0, 1.0, 3.0))
-    return tmp_path / "data"
+    names = ("north-1", "north-2-made-01", "south-1", "south-2-made-01", "west-1")
+    return write_cases(tmp_path / "data", names, (1.0, 1.0, 3.0))
 
 
 def run(

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from crude_exams import make_exam, write_case
+from crude_exams import write_cases
 
 from rsaseg.errors import InputError
 from rsaseg.training.cases import Variant
@@ -25,10 +25,8 @@ def table1(benchmark: Callable[[str], ModuleType]) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    for seed, name in enumerate(("anna-t1", "anna-t2", "boris", "ewa")):
-        write_case(folder / name, make_exam(seed), spacing_mm=(1.0, 1.0, 3.0))
-    return folder
+    names = ("anna-t1", "anna-t2", "boris", "ewa")
+    return write_cases(tmp_path_factory.mktemp("data"), names, (1.0, 1.0, 3.0))
 
 
 def arguments(results: Path, data: Path, *more: str) -> list[str]:
