@@ -9,10 +9,18 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv3d, conv_transpose3d, interpolate, linear, pad
+from torch.nn.functional import pad
 
 from rsaseg.errors import InputError
 from rsaseg.networks.attention import NonLocalBlock, RSABlock
+from rsaseg.networks.convolution import (
+    Conv,
+    PointConv,
+    conv_joined,
+    convolve,
+    depth_to_space,
+    space_to_depth,
+)
 
 
 @dataclass(frozen=True)
@@ -98,74 +106,6 @@ def name_model(model: str, base: NetworkConfig) -> NetworkConfig:
     return replace(base, block=block, attention=places)
 
 
-def space_to_depth(x: Tensor, patch_vox: tuple[int, int, int]) -> Tensor:
-    """Turn (N, C, D, H, W) into (N, C * patch, D / p, H / q, W / r); sizes must divide."""
-    (p, q, r), (n, c, d, h, w) = patch_vox, x.shape
-    x = x.reshape(n, c, d // p, p, h // q, q, w // r, r)
-    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(n, c * p * q * r, d // p, h // q, w // r)
-
-
-def depth_to_space(x: Tensor, patch_vox: tuple[int, int, int]) -> Tensor:
-    """Undo `space_to_depth`."""
-    (p, q, r), (n, c, d, h, w) = patch_vox, x.shape
-    x = x.reshape(n, c // (p * q * r), p, q, r, d, h, w)
-    return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(n, -1, d * p, h * q, w * r)
-
-
-class PointConv(nn.Conv3d):
-    """A 1x1x1 convolution without bias, computed as a product over the channels.
-
-    Its output has the channels last in memory; PyTorch's own on a CPU has them first, which makes
-    every layer after it turn them over.
-    """
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__(c_in, c_out, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (N, c_out, D, H, W) of (N, c_in, D, H, W)."""
-        return linear(x.movedim(1, -1), self.weight.flatten(1)).movedim(-1, 1)
-
-
-def conv_joined(fine: Tensor, coarse: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve two maps joined along the channels, the coarse one brought to the fine one's size.
-
-    Exactly ``conv3d(cat([fine, interpolate(coarse, fine.shape[2:])], 1), weight, bias)`` with as
-    many voxels as before. Doubling an axis repeats each voxel, so that a kernel after it sees some
-    voxel twice: convolving the coarse map as it is, transposed and with stride 2, takes 2 products
-    along that axis instead of 3, and neither the larger map nor the joined one is made. An axis
-    that does not double is brought to size first.
-
-    Parameters
-    ----------
-    fine, coarse : Tensor
-        (N, C, D, H, W), and (N, C', D', H', W') of about half the size.
-    weight : Tensor
-        (c_out, C + C', k, k, k) with every k odd.
-    bias : Tensor, optional
-        (c_out,).
-
-    Returns
-    -------
-    Tensor
-        (N, c_out, D, H, W).
-    """
-    size, half = fine.shape[2:], coarse.shape[2:]
-    steps = [1 + (n == 2 * m) for n, m in zip(size, half, strict=True)]
-    if 1 in steps:
-        kept = [m if step == 2 else n for n, m, step in zip(size, half, steps, strict=True)]
-        coarse = interpolate(coarse, kept)
-    here, there = weight.split([fine.shape[1], coarse.shape[1]], dim=1)
-    kernel = there.transpose(0, 1).flip(2, 3, 4)
-    for before, step in zip((4, 2, 0), steps, strict=True):  # as pad counts: D, H, W
-        if step == 2:
-            ends = [0] * before + [0, 1]
-            kernel = pad(kernel, ends) + pad(kernel, [*ends[:before], 1, 0])
-    padding = [k // 2 for k in weight.shape[2:]]
-    doubled = conv_transpose3d(coarse, kernel, stride=steps, padding=padding)
-    return conv3d(fine, here, bias, padding=padding).add_(doubled)
-
-
 class ConvNormReLU(nn.Sequential):
     """A convolution without bias, normalisation, ReLU.
 
@@ -174,13 +114,11 @@ class ConvNormReLU(nn.Sequential):
     """
 
     def __init__(self, c_in: int, c_out: int, kernel: tuple[int, int, int], groups: int) -> None:
-        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         super().__init__(
-            nn.Conv3d(c_in, c_out, kernel, padding=padding, bias=False),
+            Conv(c_in, c_out, kernel),
             nn.GroupNorm(groups, c_out) if groups else nn.BatchNorm3d(c_out, momentum=0.02),
             nn.ReLU(inplace=True),
         )
-        self.padding = padding
 
     def forward(self, x: Tensor, coarse: Tensor | None = None) -> Tensor:
         """Return (N, c_out, D, H, W) of (N, c_in, D, H, W); see `conv_joined` for a coarser map."""
@@ -192,10 +130,7 @@ class ConvNormReLU(nn.Sequential):
             factor = norm.weight * torch.rsqrt(variance + norm.eps)
             weight = weight * factor[:, None, None, None, None]
             shift = norm.bias - mean * factor
-        if coarse is None:
-            y = conv3d(x, weight, shift, padding=self.padding)
-        else:
-            y = conv_joined(x, coarse, weight, shift)
+        y = convolve(x, weight, shift) if coarse is None else conv_joined(x, coarse, weight, shift)
         return cast(Tensor, relu(y if folded else norm(y)))
 
 
@@ -227,7 +162,7 @@ class RSANet(nn.Module):
                 return nn.Identity()
             return BLOCKS[config.block](c[level], config)
 
-        self.stem = nn.Conv3d(config.in_channels * patch, c[0], 3, padding=1, bias=False)
+        self.stem = Conv(config.in_channels * patch, c[0], (3, 3, 3))
         self.dropout = nn.Dropout3d(config.stem_dropout)
         self.encoder = nn.ModuleList(
             two_convs(c[max(level - 1, 0)], level) for level in range(bottom + 1)
@@ -241,7 +176,7 @@ class RSANet(nn.Module):
         self.attend_bottom = attention(1, bottom)
         self.attend_decoder = attention(2, bottom - 1)
         self.head = nn.Sequential(
-            nn.Conv3d(c[0], c[0], kernels[0], padding=(kernels[0][0] // 2, 1, 1), bias=False),
+            Conv(c[0], c[0], kernels[0]),
             PointConv(c[0], config.classes * patch),
         )
 

@@ -51,7 +51,8 @@ def compare_inferers(case: Path, weights: str) -> dict[str, float]:
     import torch
     from monai.inferers import sliding_window_inference
 
-    from rsaseg.inference import predict_probability, predict_windows
+    from rsaseg.inference.probability import predict_probability
+    from rsaseg.inference.windows import predict_windows
     from rsaseg.preprocessing import prepare
     from rsaseg.segmentation.model import load_model
     from rsaseg.segmentation.segment import read_exam

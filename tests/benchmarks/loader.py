@@ -55,7 +55,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from rsaseg.networks.attention import AXIAL, CORONAL, SAGITTAL, RSABlock, slice_attention
-from rsaseg.networks.unet import ConvNormReLU, PointConv, RSANet
+from rsaseg.networks.convolution import Conv, PointConv
+from rsaseg.networks.unet import ConvNormReLU, RSANet
 from rsaseg.preprocessing import InputSpec
 from rsaseg.training.cases import CachedCase, cache_case, find_cases
 from rsaseg.training.loader import draw_batch
@@ -149,6 +150,9 @@ def in_plain_layers(network: nn.Module) -> nn.Module:
             plain: nn.Module = PlainAttention(child.query.in_channels, child.scaled)
         elif isinstance(child, PointConv):
             plain = nn.Conv3d(child.in_channels, child.out_channels, 1, bias=False)
+        elif isinstance(child, Conv):
+            sizes = child.in_channels, child.out_channels, child.kernel_size
+            plain = nn.Conv3d(*sizes, padding="same", bias=False)
         elif isinstance(child, ConvNormReLU):
             plain = PlainConvs(*child)
         else:

@@ -8,9 +8,13 @@ import torch
 from torch import nn
 
 from rsaseg.errors import DeviceError, InputError
-from rsaseg.inference import MEMORY_BUDGET_BYTES, predict_probability, predict_whole
-from rsaseg.inference.probability import bytes_per_voxel, predict_in_turns
-from rsaseg.inference.windows import predict_windows
+from rsaseg.inference.probability import (
+    MEMORY_BUDGET_BYTES,
+    bytes_per_voxel,
+    predict_in_turns,
+    predict_probability,
+)
+from rsaseg.inference.windows import predict_whole, predict_windows
 from rsaseg.networks.unet import NetworkConfig, RSANet
 
 CPU = torch.device("cpu")
