@@ -115,4 +115,4 @@ def conv_joined(fine: Tensor, coarse: Tensor, weight: Tensor, bias: Tensor | Non
             kernel = pad(kernel, ends) + pad(kernel, [*ends[:before], 1, 0])
     padding = [k // 2 for k in weight.shape[2:]]
     doubled = conv_transpose3d(coarse, kernel, stride=steps, padding=padding)
-    return convolve(fine, here, bias).add_(doubled)
+    return doubled.add_(convolve(fine, here, bias))

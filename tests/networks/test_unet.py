@@ -168,3 +168,17 @@ def test_every_large_layer_of_the_default_network_keeps_channels_last(
             )
     network(torch.randn(2, 3, 16, 64, 64).contiguous(memory_format=torch.channels_last_3d))
     assert turned == []
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_no_gradient_is_copied_for_a_change_in_place(settled: bool) -> None:
+    network = RSANet(DEFAULT).train(not settled)
+    steps, seen = [network(torch.randn(2, 3, 8, 32, 32)).grad_fn], set()
+    while steps:
+        step = steps.pop()
+        if step is not None and step not in seen:
+            seen.add(step)
+            steps += [before for before, _ in step.next_functions]
+    names = {type(step).__name__ for step in seen}
+    assert "ConvolutionBackward0" in names
+    assert "CopySlices" not in names
