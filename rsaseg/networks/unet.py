@@ -131,6 +131,8 @@ class ConvNormReLU(nn.Sequential):
             weight = weight * factor[:, None, None, None, None]
             shift = norm.bias - mean * factor
         y = convolve(x, weight, shift) if coarse is None else conv_joined(x, coarse, weight, shift)
+        if isinstance(norm, nn.GroupNorm):  # of channels last its sums depend on how many threads
+            y = y.contiguous()
         y = y if folded else norm(y)
         # learning, in place would copy the gradient of a view, which `convolve` returns
         return y.relu() if y.requires_grad else cast(Tensor, relu(y))

@@ -182,3 +182,18 @@ def test_no_gradient_is_copied_for_a_change_in_place(settled: bool) -> None:
     names = {type(step).__name__ for step in seen}
     assert "ConvolutionBackward0" in names
     assert "CopySlices" not in names
+
+
+@pytest.mark.parametrize("groups", [0, 4])
+def test_the_same_bits_by_one_thread_and_by_two(groups: int) -> None:
+    torch.manual_seed(0)
+    network = RSANet(NetworkConfig(channels=(8, 8, 16), groups=groups, patch_vox=(1, 2, 2))).eval()
+    x = torch.randn(1, 3, 24, 96, 80).contiguous(memory_format=torch.channels_last_3d)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            results.append(network(x))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*results)
