@@ -148,9 +148,7 @@ def in_plain_layers(network: nn.Module) -> nn.Module:
         in_plain_layers(child)
         if isinstance(child, RSABlock):
             plain: nn.Module = PlainAttention(child.query.in_channels, child.scaled)
-        elif isinstance(child, PointConv):
-            plain = nn.Conv3d(child.in_channels, child.out_channels, 1, bias=False)
-        elif isinstance(child, Conv):
+        elif isinstance(child, (Conv, PointConv)):
             sizes = child.in_channels, child.out_channels, child.kernel_size
             plain = nn.Conv3d(*sizes, padding="same", bias=False)
         elif isinstance(child, ConvNormReLU):
