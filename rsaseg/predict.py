@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rsaseg import __version__
 from rsaseg.errors import InputError
 from rsaseg.imaging import check_suffix
-from rsaseg.imaging.files import write_together
+from rsaseg.imaging.files import check_replaceable, write_together
 from rsaseg.imaging.nifti import nifti_bytes
 from rsaseg.progress import Progress, untold
 from rsaseg.report.lesion_table import LESION_COLUMNS, lesion_tsv
@@ -87,6 +87,9 @@ def predict(
 
     Raises
     ------
+    InputError
+        If a file cannot be written or would replace an input, one that this program did not write
+        or one that was changed since; before any work.
     RsasegError
         Before anything is written; see `rsaseg.segment`.
     """
@@ -95,7 +98,9 @@ def predict(
     settings = replace(settings, uncertainty=settings.uncertainty or extras.uncertainty is not None)
     inputs = [path for path in (t1, t2, flair) if path is not None]
     check_extras(extras)
-    check_outputs([*beside(output), *extras.paths().values()], [*inputs, Path(settings.weights)])
+    outputs = [*beside(output), *extras.paths().values()]
+    check_outputs(outputs, [*inputs, Path(settings.weights)])
+    check_replaceable(*_written_before(output, outputs))
     found = segment(t1, t2, flair, settings, model=model, progress=progress)
     record = {
         "Description": "Multiple-sclerosis lesion mask. For research use only.",
@@ -109,8 +114,8 @@ def predict(
     record |= add_costs(record, costs, started)
     hashes = {path.name: hashlib.sha256(content).hexdigest() for path, content in files.items()}
     record |= {"output_sha256": hashes[output.name], "files_sha256": hashes, **LESION_COLUMNS}
-    files[sidecar(output)] = (json.dumps(record, indent=2) + "\n").encode()  # last: all is there
-    write_together(files)
+    text = json.dumps(record, indent=2) + "\n"
+    write_together({sidecar(output): text.encode(), **files})  # no mask ever lacks its record
     return replace(found, record=record)
 
 
@@ -161,6 +166,15 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
         if place in taken:
             raise InputError(f"{output}: two outputs have this name; give each its own")
         taken.add(place)
+
+
+def _written_before(mask: Path, outputs: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
+    """Return the outputs that a record can tell of, and the SHA-256 that it says of each name."""
+    try:
+        written: dict[str, str] = dict(json.loads(sidecar(mask).read_text("utf-8"))["files_sha256"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return list(outputs), {}
+    return [path for path in outputs if path != sidecar(mask)], written
 
 
 def _contents(found: Segmentation, output: Path, extras: Extras) -> dict[Path, bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 import time
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from rsaseg import __version__
 from rsaseg.errors import GeometryError, InputError, RsasegError
 from rsaseg.imaging import Grid, Volume, read_mask, read_volume, write_atomic, write_nifti
+from rsaseg.imaging.files import check_replaceable, is_own, sha256_of
 from rsaseg.preprocessing import SEQUENCES
 from rsaseg.preprocessing.bias import correct_bias
 from rsaseg.progress import Progress, untold
@@ -93,7 +93,8 @@ def preprocess(
     Raises
     ------
     InputError
-        If a file or the folder cannot be used, or an output would replace an input.
+        If a file or the folder cannot be used, or an output would replace an input, or a file that
+        this program did not write or that was changed since.
     RegistrationError
         If an image cannot be aligned well enough; see `rsaseg.registration.align_exam`.
     """
@@ -159,29 +160,27 @@ def _is_done(files: dict[str, Path], folder: Path, choices: Choices) -> bool:
     """Whether the folder's record is of these files, these choices and this version."""
     try:
         record = json.loads((folder / RECORD).read_text())
-        made_of = {name: _sha256(path) for name, path in files.items()}
-        intact = all(_sha256(folder / name) == sha for name, sha in record["output_sha256"].items())
+        made_of = {name: sha256_of(path) for name, path in files.items()}
+        wrote = record["output_sha256"].items()
+        intact = all(sha256_of(folder / name) == sha256 for name, sha256 in wrote)
         return bool(
             intact
             and record["input_sha256"] == made_of
             and record["choices"] == asdict(choices)
             and record["GeneratedBy"][0]["Version"] == __version__
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (InputError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _preprocess(files: dict[str, Path], folder: Path, choices: Choices) -> AlignedExam:
     started = time.perf_counter()
-    _check_outputs(folder, files)
+    written = _recorded(folder)
+    _check_outputs(folder, files, written)
     raw = {name: read_volume(files[name]) for name in SEQUENCES if name in files}
     others = {name: volume for name, volume in raw.items() if name != "FLAIR"}
     exam = align_exam(raw["FLAIR"], others, choices.registration, choices.force)
-    with _all_or_nothing(folder) as place:
+    with _all_or_nothing(folder, written) as place:
         for name, volume in exam.images.items():
             corrected = correct_bias(volume) if choices.n4 else volume
             write_nifti(place / f"{name}.nii.gz", corrected.data, volume.header)
@@ -197,8 +196,8 @@ def _preprocess(files: dict[str, Path], folder: Path, choices: Choices) -> Align
             "choices": asdict(choices),
             "registration": {name: one.as_json() for name, one in exam.alignments.items()},
             "warnings": [_without_folders(text, files) for text in _warnings(exam, raw)],
-            "input_sha256": {name: _sha256(path) for name, path in files.items()},
-            "output_sha256": {path.name: _sha256(path) for path in sorted(place.iterdir())},
+            "input_sha256": {name: sha256_of(path) for name, path in files.items()},
+            "output_sha256": {path.name: sha256_of(path) for path in sorted(place.iterdir())},
             "seconds": round(time.perf_counter() - started, 2),
         }
         write_atomic(place / RECORD, (json.dumps(record, indent=2) + "\n").encode())
@@ -216,20 +215,32 @@ def _read_mask(path: Path, flair: Volume) -> NDArray[np.uint8]:
     return mask.astype(np.uint8)
 
 
-def _check_outputs(folder: Path, files: dict[str, Path]) -> None:
-    """Refuse a folder that is a file, or where an output would replace an input."""
+def _recorded(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each name that an earlier run wrote into a folder."""
+    try:
+        return dict(json.loads((folder / RECORD).read_text("utf-8"))["output_sha256"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+def _check_outputs(folder: Path, files: dict[str, Path], written: dict[str, str]) -> None:
+    """Refuse a folder that is a file, or where an output would replace an input or others' work."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give a folder")
-    for written in (folder / name for name in _WRITTEN):
-        if any(written.exists() and p.exists() and written.samefile(p) for p in files.values()):
-            raise InputError(f"{written}: is an input; choose another output folder")
+    for place in (folder / name for name in _WRITTEN):
+        if any(place.exists() and p.exists() and place.samefile(p) for p in files.values()):
+            raise InputError(f"{place}: is an input; choose another output folder")
+    kept = {f"{name}.nii.gz" for name in _MASKS if name not in files}
+    kept |= {RECORD} if written else set()
+    check_replaceable([folder / name for name in _WRITTEN if name not in kept], written)
 
 
 @contextmanager
-def _all_or_nothing(folder: Path) -> Iterator[Path]:
+def _all_or_nothing(folder: Path, written: dict[str, str]) -> Iterator[Path]:
     """Yield a temporary folder whose files move to ``folder`` if nothing goes wrong.
 
     What an earlier run wrote there and this one did not is removed: it belongs to other inputs.
+    A mask of the user's own, or one that was changed since, stays.
     """
     made = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
@@ -243,10 +254,10 @@ def _all_or_nothing(folder: Path) -> Iterator[Path]:
         with temporary as name:
             yield Path(name)
             for old in _WRITTEN:
-                if not (Path(name) / old).exists():
+                if not (Path(name) / old).exists() and is_own(folder / old, written):
                     (folder / old).unlink(missing_ok=True)
-            # the record last: it says that the others are complete
-            for path in sorted(Path(name).iterdir(), key=lambda path: path.name == RECORD):
+            # the record first: by it the others are known as this program's, whatever comes
+            for path in sorted(Path(name).iterdir(), key=lambda path: path.name != RECORD):
                 path.replace(folder / path.name)
     except BaseException:
         for path in made:

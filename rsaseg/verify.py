@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import numpy as np
 from rsaseg import __version__
 from rsaseg.errors import InputError
 from rsaseg.imaging import read_mask
+from rsaseg.imaging.files import sha256_of
 from rsaseg.imaging.nifti import SUFFIXES
 from rsaseg.metrics import dice
 from rsaseg.predict import Settings, predict, sidecar
@@ -82,7 +82,7 @@ def verify(
     settings = recorded_settings(record)
     settings = replace(settings, device=device or record["device"])
     findings = []
-    if _sha256(mask) != record["output_sha256"]:
+    if sha256_of(mask) != record["output_sha256"]:
         findings.append(f"{mask.name} was changed after it was made")
     with tempfile.TemporaryDirectory(prefix="rsaseg-verify-") as folder:
         again = Path(folder, mask.name)
@@ -96,7 +96,7 @@ def verify(
             progress,
             model=model,
         )
-        if _sha256(again) != record["output_sha256"]:
+        if sha256_of(again) != record["output_sha256"]:
             findings += [_difference(mask, again), *_other_software(record, sidecar(again))]
     return Verification(mask, not findings, tuple(findings))
 
@@ -158,12 +158,12 @@ def _find_inputs(
     for name in given.keys() - wanted.keys():
         raise InputError(f"{given[name]}: the mask was made without {name}; leave it out")
     for name, path in given.items():
-        if _sha256(path) != wanted[name]:
+        if sha256_of(path) != wanted[name]:
             raise InputError(f"{path}: not the {name} the mask was made from; give that file")
     found = dict(given)
     beside = sorted(record_file.parent.iterdir()) if wanted.keys() - given.keys() else []
     images = [path for path in beside if path.name.lower().endswith(SUFFIXES) and path.is_file()]
-    of_content = {_sha256(path): path for path in images}
+    of_content = {sha256_of(path): path for path in images}
     found |= {
         name: of_content[sha256]
         for name, sha256 in wanted.items()
@@ -184,13 +184,6 @@ def _load_weights(record_file: Path, record: Mapping[str, Any], weights: str | N
             f"{record['weights']['sha256'][:12]}..., not {model.sha256[:12]}...); give --weights"
         )
     return model
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
 
 def _difference(mask: Path, again: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from rsaseg.cohort.exams import Exam
 from rsaseg.cohort.outcome import Outcome, done, failed
 from rsaseg.errors import InputError, RsasegError
 from rsaseg.imaging import make_folder, write_atomic
+from rsaseg.imaging.files import sha256_of
 from rsaseg.predict import Extras, Settings, beside, predict, sidecar
 from rsaseg.progress import Progress
 from rsaseg.segmentation.model import Model
@@ -74,7 +74,9 @@ def segment_one(exam: Exam, job: Job, model: Model, turn: Lock) -> Outcome:
         reason = f"{type(error).__name__}: {error}; segment it by itself with --debug to see more"
     if (job.folder / exam.mask).is_file():
         reason += f"; {exam.mask.as_posix()} is not of this run"
-    return failed(exam.name, reason.replace(f"{job.data}/", ""))
+    for place in (job.data, job.folder):
+        reason = reason.replace(f"{place}/", "")
+    return failed(exam.name, reason)
 
 
 def _segment_one(exam: Exam, job: Job, model: Model, turn: Lock) -> Outcome:
@@ -173,7 +175,7 @@ def is_complete(record: dict[str, Any], exam: Exam, job: Job, model: Model) -> b
 
 
 def _has_sha256(path: Path, sha256: str) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    return path.is_file() and sha256_of(path) == sha256
 
 
 def _drop_empty(folder: Path, top: Path) -> None:

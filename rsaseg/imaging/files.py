@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,50 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     finally:
         for part in staged.values():
             part.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+
+
+def is_own(path: Path, written: Mapping[str, str]) -> bool:
+    """Return whether nothing would be lost with a file: it is missing, empty, or as it was written.
+
+    Parameters
+    ----------
+    path : Path
+        A file, which may be missing.
+    written : mapping
+        Name to SHA-256, as the record of what this program wrote there says.
+    """
+    if not path.is_file() or path.stat().st_size == 0:
+        return True
+    return sha256_of(path) == written.get(path.name)
+
+
+def check_replaceable(paths: Iterable[Path], written: Mapping[str, str]) -> None:
+    """Check that nobody's work would be lost where files are written, see `is_own`.
+
+    Raises
+    ------
+    InputError
+        Naming the first file that this program did not write, or that was changed since: a mask
+        corrected by hand, say.
+    """
+    for path in paths:
+        if not is_own(path, written):
+            how = "was changed after" if path.name in written else "is there already, and not as"
+            raise InputError(f"{path}: {how} rsaseg wrote it; move it, or choose another output")
 
 
 def make_folder(folder: Path) -> None:
