@@ -24,27 +24,14 @@ def depth_to_space(x: Tensor, patch_vox: tuple[int, int, int]) -> Tensor:
     return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(n, -1, d * p, h * q, w * r)
 
 
-class PointConv(nn.Conv3d):
-    """A 1x1x1 convolution without bias, computed as a product over the channels.
-
-    Its output has the channels last in memory; PyTorch's own on a CPU has them first, which makes
-    every layer after it turn them over.
-    """
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__(c_in, c_out, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (N, c_out, D, H, W) of (N, c_in, D, H, W)."""
-        return linear(x.movedim(1, -1), self.weight.flatten(1)).movedim(-1, 1)
-
-
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve to as many voxels as before.
 
-    Exactly ``conv3d``; but a kernel one slice high goes over the slices as over so many images.
-    Where channels are last in memory that copies nothing, and a processor without bfloat16 has a
-    faster kernel for it, twice as fast backwards.
+    Exactly ``conv3d``; but a kernel of one voxel is a product over the channels, which leaves them
+    last in memory (``conv3d`` on a CPU puts them first, and every layer after it turns them over),
+    and one of a slice goes over the slices as over so many images: where channels are last that
+    copies nothing, and a processor without bfloat16 has a faster kernel for it, twice as fast
+    backwards.
 
     Parameters
     ----------
@@ -60,8 +47,11 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Tensor
         (N, c_out, D, H, W).
     """
-    padding = [k // 2 for k in weight.shape[2:]]
-    if weight.shape[2] > 1:
+    kernel = weight.shape[2:]
+    if kernel == (1, 1, 1):
+        return linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
+    padding = [k // 2 for k in kernel]
+    if kernel[0] > 1:
         return conv3d(x, weight, bias, padding=padding)
     slices = x.transpose(1, 2).flatten(0, 1)
     y = conv2d(slices, weight[:, :, 0], bias, padding=padding[1:])
@@ -71,7 +61,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 class Conv(nn.Conv3d):
     """A convolution without bias to as many voxels as before, see `convolve`."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: tuple[int, int, int]) -> None:
+    def __init__(self, c_in: int, c_out: int, kernel: tuple[int, int, int] = (1, 1, 1)) -> None:
         super().__init__(c_in, c_out, kernel, padding="same", bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

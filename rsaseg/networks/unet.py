@@ -15,7 +15,6 @@ from rsaseg.errors import InputError
 from rsaseg.networks.attention import NonLocalBlock, RSABlock
 from rsaseg.networks.convolution import (
     Conv,
-    PointConv,
     conv_joined,
     convolve,
     depth_to_space,
@@ -106,6 +105,17 @@ def name_model(model: str, base: NetworkConfig) -> NetworkConfig:
     return replace(base, block=block, attention=places)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation whose sums do not depend on how many threads there are.
+
+    PyTorch's do where channels are last in memory.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, C, D, H, W) of (N, C, D, H, W), channels first in memory."""
+        return super().forward(x.contiguous())
+
+
 class ConvNormReLU(nn.Sequential):
     """A convolution without bias, normalisation, ReLU.
 
@@ -116,7 +126,7 @@ class ConvNormReLU(nn.Sequential):
     def __init__(self, c_in: int, c_out: int, kernel: tuple[int, int, int], groups: int) -> None:
         super().__init__(
             Conv(c_in, c_out, kernel),
-            nn.GroupNorm(groups, c_out) if groups else nn.BatchNorm3d(c_out, momentum=0.02),
+            GroupNorm(groups, c_out) if groups else nn.BatchNorm3d(c_out, momentum=0.02),
             nn.ReLU(inplace=True),
         )
 
@@ -131,8 +141,6 @@ class ConvNormReLU(nn.Sequential):
             weight = weight * factor[:, None, None, None, None]
             shift = norm.bias - mean * factor
         y = convolve(x, weight, shift) if coarse is None else conv_joined(x, coarse, weight, shift)
-        if isinstance(norm, nn.GroupNorm):  # of channels last its sums depend on how many threads
-            y = y.contiguous()
         y = y if folded else norm(y)
         # learning, in place would copy the gradient of a view, which `convolve` returns
         return y.relu() if y.requires_grad else cast(Tensor, relu(y))
@@ -174,14 +182,14 @@ class RSANet(nn.Module):
         self.down = nn.ModuleList(
             nn.Conv3d(c[i], c[i], 3, stride=2, padding=1, bias=False) for i in range(bottom)
         )
-        self.up = nn.ModuleList(PointConv(c[i + 1], c[i]) for i in range(bottom))
+        self.up = nn.ModuleList(Conv(c[i + 1], c[i]) for i in range(bottom))
         self.decoder = nn.ModuleList(two_convs(2 * c[i], i) for i in range(bottom))
         self.attend_encoder = attention(0, bottom - 1)
         self.attend_bottom = attention(1, bottom)
         self.attend_decoder = attention(2, bottom - 1)
         self.head = nn.Sequential(
             Conv(c[0], c[0], kernels[0]),
-            PointConv(c[0], config.classes * patch),
+            Conv(c[0], config.classes * patch),
         )
 
     def forward(self, x: Tensor) -> Tensor:

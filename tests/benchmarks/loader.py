@@ -55,7 +55,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from rsaseg.networks.attention import AXIAL, CORONAL, SAGITTAL, RSABlock, slice_attention
-from rsaseg.networks.convolution import Conv, PointConv
+from rsaseg.networks.convolution import Conv
 from rsaseg.networks.unet import ConvNormReLU, RSANet
 from rsaseg.preprocessing import InputSpec
 from rsaseg.training.cases import CachedCase, cache_case, find_cases
@@ -148,7 +148,7 @@ def in_plain_layers(network: nn.Module) -> nn.Module:
         in_plain_layers(child)
         if isinstance(child, RSABlock):
             plain: nn.Module = PlainAttention(child.query.in_channels, child.scaled)
-        elif isinstance(child, (Conv, PointConv)):
+        elif isinstance(child, Conv):
             sizes = child.in_channels, child.out_channels, child.kernel_size
             plain = nn.Conv3d(*sizes, padding="same", bias=False)
         elif isinstance(child, ConvNormReLU):

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import conv3d, interpolate
 
 from rsaseg.networks.convolution import (
-    PointConv,
+    Conv,
     conv_joined,
     convolve,
     depth_to_space,
@@ -83,7 +83,7 @@ def test_convolving_a_doubled_map_is_joining_and_convolving(
 
 def test_a_point_convolution_is_pytorchs_and_keeps_channels_last() -> None:
     torch.manual_seed(0)
-    ours = PointConv(5, 3)
+    ours = Conv(5, 3)
     theirs = nn.Conv3d(5, 3, 1, bias=False)
     theirs.load_state_dict(ours.state_dict())
     first = torch.randn(2, 5, 3, 4, 6)
