@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,9 @@ import pytest
 from hypothesis import settings
 
 from rsaseg.phantom import Phantom, make_phantom, write_phantom
+
+# Two processes run the tests: each, and each program that it runs, computes on one core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples in every run, however slow the machine.
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)

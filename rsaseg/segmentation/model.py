@@ -15,8 +15,9 @@ from rsaseg.networks.weights import WeightsInfo, load_weights
 class Model:
     """A network ready to use, with what belongs to it, and its partner if it has one.
 
-    Their probabilities are averaged, each network counting the same but a partner asked once, which
-    counts half; threshold and smallest lesion are the first's.
+    The probabilities of its looks and of the partner's are averaged, each look counting the same
+    but a partner asked once where there is no closer look, which counts half; threshold and
+    smallest lesion are the first's.
     """
 
     network: RSANet
@@ -26,14 +27,18 @@ class Model:
     partner: Model | None = None
 
     def members(self, sequences: Collection[str]) -> tuple[Model, ...]:
-        """Return the networks whose probabilities are averaged for an exam of these sequences."""
+        """Return the looks whose probabilities are averaged for an exam of these sequences."""
+        looks = [self]
+        if self.info.closer_mm:
+            closer = replace(self.info.input.seen_once(), spacing_mm=self.info.closer_mm)
+            looks.append(replace(self, info=replace(self.info, input=closer)))
         if self.partner is None or not set(self.info.partner_needs) <= set(sequences):
-            return (self,)
+            return tuple(looks)
         partner = self.partner
         if self.info.partner_once:
             once = replace(partner.info, input=partner.info.input.seen_once())
             partner = replace(partner, info=once)
-        return (self, *partner.members(sequences))
+        return (*looks, *partner.members(sequences))
 
 
 def load_model(name: str) -> Model:
