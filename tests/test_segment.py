@@ -141,29 +141,6 @@ def test_a_partner_asked_once_counts_as_one_pass_of_three(upright: dict[str, Vol
     np.testing.assert_array_equal(unasked.mask, result.mask)
 
 
-def test_a_closer_look_counts_as_much_as_the_others(upright: dict[str, Volume]) -> None:
-    sided, other = (model_of(BrightOnFlair(sidedness=side)) for side in (1.0, 2.0))
-    closer_mm = (2.5, 2.5, 4.5)
-    info = replace(sided.info, input=replace(SPEC, mirrored=True), closer_mm=closer_mm)
-    model = replace(sided, info=replace(info, partner_once=True, partner_needs=("T1",)))
-    result = segment_exam(upright, replace(model, partner=other), Settings())
-    twice = segment_exam(upright, replace(sided, info=replace(info, closer_mm=None)), Settings())
-    finer = replace(sided.info, input=replace(SPEC, spacing_mm=closer_mm))
-    once = segment_exam(upright, replace(sided, info=finer), Settings())
-    partner = segment_exam(upright, other, Settings())
-    looks = [one.probability for one in (twice, once, partner)]
-    assert np.abs(looks[0] - looks[1]).max() > 0.1
-    np.testing.assert_allclose(result.probability, np.mean(looks, axis=0), atol=1e-4)
-    assert result.record["weights"]["partner"].keys() == {"name", "version", "sha256"}
-    without = {name: volume for name, volume in upright.items() if name != "T1"}
-    alone = segment_exam(without, replace(model, partner=other), Settings())
-    looks = [segment_exam(without, replace(sided, info=replace(info, closer_mm=None)), Settings())]
-    looks += [segment_exam(without, replace(sided, info=finer), Settings())]
-    expected = np.mean([one.probability for one in looks], axis=0)
-    np.testing.assert_allclose(alone.probability, expected, atol=1e-4)
-    assert "partner" not in alone.record["weights"]
-
-
 def test_a_network_that_sees_an_exam_once_keeps_its_answer(upright: dict[str, Volume]) -> None:
     sided, other = (model_of(BrightOnFlair(sidedness=side)) for side in (1.0, 2.0))
     both_ways = replace(sided, info=replace(sided.info, input=replace(SPEC, mirrored=True)))

@@ -45,9 +45,7 @@ class WeightsInfo:
         Sequences without which the partner is not asked, which does worse without them.
     partner_once : bool
         The partner sees an exam once where the other sees it twice, in turns or mirrored, and its
-        answer counts half as much; as much where there is a closer look.
-    closer_mm : tuple of float, optional
-        Voxels, finer than those of ``input``, in which the same network sees an exam once more.
+        answer counts half as much.
     version, licence : str
         Of the weights.
     training_data : tuple of str
@@ -63,7 +61,6 @@ class WeightsInfo:
     partner_sha256: str = ""
     partner_needs: tuple[str, ...] = ()
     partner_once: bool = False
-    closer_mm: tuple[float, float, float] | None = None
     version: str = "0"
     licence: str = "CC BY 4.0"
     training_data: tuple[str, ...] = ()

@@ -15,9 +15,8 @@ from rsaseg.networks.weights import WeightsInfo, load_weights
 class Model:
     """A network ready to use, with what belongs to it, and its partner if it has one.
 
-    The probabilities of its looks and of the partner's are averaged, each look counting the same
-    but a partner asked once where there is no closer look, which counts half; threshold and
-    smallest lesion are the first's.
+    Their probabilities are averaged, each network counting the same but a partner asked once, which
+    counts half; threshold and smallest lesion are the first's.
     """
 
     network: RSANet
@@ -27,18 +26,14 @@ class Model:
     partner: Model | None = None
 
     def members(self, sequences: Collection[str]) -> tuple[Model, ...]:
-        """Return the looks whose probabilities are averaged for an exam of these sequences."""
-        looks = [self]
-        if self.info.closer_mm:
-            closer = replace(self.info.input.seen_once(), spacing_mm=self.info.closer_mm)
-            looks.append(replace(self, info=replace(self.info, input=closer)))
+        """Return the networks whose probabilities are averaged for an exam of these sequences."""
         if self.partner is None or not set(self.info.partner_needs) <= set(sequences):
-            return tuple(looks)
+            return (self,)
         partner = self.partner
         if self.info.partner_once:
             once = replace(partner.info, input=partner.info.input.seen_once())
             partner = replace(partner, info=once)
-        return (*looks, *partner.members(sequences))
+        return (self, *partner.members(sequences))
 
 
 def load_model(name: str) -> Model:

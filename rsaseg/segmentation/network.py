@@ -76,8 +76,7 @@ def segment_exam(
             working = dict(zip(different, made, strict=True))
             seen = list(pool.map(network_input, (working[grid] for grid in grids), specs))
     run = partial(_run, flair_grid=exam["FLAIR"].grid, device=device, report=report)
-    half = model.info.partner_once and not model.info.closer_mm
-    counts = [1.0] + [0.5 if half else 1.0] * (len(members) - 1)
+    counts = [1.0] + [0.5 if model.info.partner_once else 1.0] * (len(members) - 1)
     shares = [count / sum(counts) for count in counts]
     with ThreadPoolExecutor(1) as pool:
         anatomy = pool.submit(find_anatomy, exam["FLAIR"])  # beside the network, which leaves room
@@ -152,7 +151,6 @@ def _mean(answers: Sequence[Probability], shares: Sequence[float]) -> Probabilit
 def _named(members: Sequence[Model]) -> dict[str, Any]:
     """Return what tells these weights from all others."""
     model, *others = members
-    others = [one for one in others if one.network is not model.network]
     named = {"name": model.name, "version": model.info.version, "sha256": model.sha256}
     return named | ({"partner": _named(others)} if others else {})
 

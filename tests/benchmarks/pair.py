@@ -14,9 +14,8 @@ It writes the out-of-fold masks, their evaluation, and ``weights.safetensors``: 
 the last look, with the threshold chosen, which names ``--partner``
 (`rsaseg.networks.weights.WeightsInfo.partner`) for the looks before. With voxels of its own it is
 one look beside those of the partner; without, it sees each exam twice, and the partner, the first
-look, as often or once. With ``--closer`` it is a second look, in finer voxels, by the network of
-the look before, and one file says both. ``--bits`` rounds its kernels, so that the file packs
-smaller: of the ten bits of a half-precision number's fraction six are kept, say.
+look, as often or once. ``--bits`` rounds its kernels, so that the file packs smaller: of the ten
+bits of a half-precision number's fraction six are kept, say.
 """
 
 from __future__ import annotations
@@ -133,10 +132,9 @@ def describe(info: WeightsInfo, asked: argparse.Namespace, choice: Choice) -> We
         contrast_weight=choice.contrast_weight,
         partner=asked.partner,
         partner_sha256=load_weights(find_weights(asked.partner))[2],
-        partner_needs=() if last.once and not asked.closer else tuple(asked.needs),
-        partner_once=first.once and (asked.closer or not last.once),
-        input=info.input if asked.closer else last.spec(info.input),
-        closer_mm=last.spacing_mm if asked.closer else None,
+        partner_needs=() if last.once else tuple(asked.needs),
+        partner_once=first.once and not last.once,
+        input=last.spec(info.input),
         version=asked.version,
     )
 
@@ -148,7 +146,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--partner", required=True, help="Name of the shipped weights before.")
     parser.add_argument("--needs", action="append", default=[], help="Of the first: T1 or T2.")
-    parser.add_argument("--closer", action="store_true", help="The last is the one before's, too.")
     parser.add_argument("--bits", type=int, default=10, help="Of the fraction of its kernels.")
     parser.add_argument("--version", default="2")
     parser.add_argument("-o", "--output", type=Path, required=True)

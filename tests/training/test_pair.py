@@ -93,12 +93,10 @@ def test_weights_are_the_last_looks_and_name_the_partner(
     final = read_average(place / "second/final/checkpoint.safetensors")
     learned = load_weights(place / "second/weights.safetensors")[1].input
     sha256 = load_weights(find_weights("rsa111-v12"))[2]
-    closer = "first@once second second@0.85,0.85,2.6"
     for looks, spec, needs, once in (
         ("first second", learned, ("T1",), False),
         ("first@once second second", learned, ("T1",), True),
-        (closer, None, (), False),
-        (f"{closer} --closer", learned, ("T1",), True),
+        ("first@once second second@0.85,0.85,2.6", None, (), False),
     ):
         output = tmp_path / looks.replace(" ", "-")
         average(pair, place, f"{looks} --needs T1 --version 9 -o {output}")
@@ -106,7 +104,6 @@ def test_weights_are_the_last_looks_and_name_the_partner(
         info, state = model.info, model.network.state_dict()
         assert (info.partner, info.partner_sha256, info.version) == ("rsa111-v12", sha256, "9")
         assert (info.partner_needs, info.partner_once) == (needs, once)
-        assert info.closer_mm == (CLOSER if "--closer" in looks else None)
         assert info.input == (spec or replace(learned.seen_once(), spacing_mm=CLOSER))
         assert model.partner is not None
         assert model.partner.sha256 == sha256
