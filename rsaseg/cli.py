@@ -337,12 +337,15 @@ def evaluate(
     from rsaseg import evaluate as run
     from rsaseg.report.evaluation import (
         case_table,
+        check_evaluation_folder,
         difference_table,
         estimate_table,
         write_evaluation,
     )
     from rsaseg.scoring.pairing import read_patients
 
+    if folder is not None:
+        check_evaluation_folder(folder)
     rules = Rules(min_lesion_mm3, matching, min_overlap, tolerance_mm)
     with show_progress() as progress:
         result = run(

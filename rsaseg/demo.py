@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsaseg.errors import InputError
 from rsaseg.imaging import read_mask
 from rsaseg.metrics import dice
 from rsaseg.phantom import write_phantom
@@ -38,14 +37,10 @@ def demo(folder: Path, settings: Settings = Settings(), progress: Progress | Non
     Raises
     ------
     InputError
-        If the folder cannot be written.
+        If the folder cannot be written, or holds other files by these names.
     """
     report = progress or untold
     report("make exam", 0, 1)
-    try:
-        (folder / "exam").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another") from None
     files = write_phantom(folder / "exam")
     report("make exam", 1, 1)
     mask = folder / "exam_mask.nii.gz"

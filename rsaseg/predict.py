@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rsaseg import __version__
 from rsaseg.errors import InputError
 from rsaseg.imaging import check_suffix
-from rsaseg.imaging.files import check_replaceable, write_together
+from rsaseg.imaging.files import check_replaceable, read_written, write_together
 from rsaseg.imaging.nifti import nifti_bytes
 from rsaseg.progress import Progress, untold
 from rsaseg.report.lesion_table import LESION_COLUMNS, lesion_tsv
@@ -100,7 +100,7 @@ def predict(
     check_extras(extras)
     outputs = [*beside(output), *extras.paths().values()]
     check_outputs(outputs, [*inputs, Path(settings.weights)])
-    check_replaceable(*_written_before(output, outputs))
+    check_replaceable(outputs, sidecar(output), read_written(sidecar(output), "files_sha256"))
     found = segment(t1, t2, flair, settings, model=model, progress=progress)
     record = {
         "Description": "Multiple-sclerosis lesion mask. For research use only.",
@@ -166,15 +166,6 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
         if place in taken:
             raise InputError(f"{output}: two outputs have this name; give each its own")
         taken.add(place)
-
-
-def _written_before(mask: Path, outputs: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
-    """Return the outputs that a record can tell of, and the SHA-256 that it says of each name."""
-    try:
-        written: dict[str, str] = dict(json.loads(sidecar(mask).read_text("utf-8"))["files_sha256"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return list(outputs), {}
-    return [path for path in outputs if path != sidecar(mask)], written
 
 
 def _contents(found: Segmentation, output: Path, extras: Extras) -> dict[Path, bytes]:

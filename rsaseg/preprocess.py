@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rsaseg import __version__
 from rsaseg.errors import GeometryError, InputError, RsasegError
 from rsaseg.imaging import Grid, Volume, read_mask, read_volume, write_atomic, write_nifti
-from rsaseg.imaging.files import check_replaceable, is_own, sha256_of
+from rsaseg.imaging.files import check_replaceable, is_own, read_written, sha256_of
 from rsaseg.preprocessing import SEQUENCES
 from rsaseg.preprocessing.bias import correct_bias
 from rsaseg.progress import Progress, untold
@@ -175,7 +175,7 @@ def _is_done(files: dict[str, Path], folder: Path, choices: Choices) -> bool:
 
 def _preprocess(files: dict[str, Path], folder: Path, choices: Choices) -> AlignedExam:
     started = time.perf_counter()
-    written = _recorded(folder)
+    written = read_written(folder / RECORD, "output_sha256")
     _check_outputs(folder, files, written)
     raw = {name: read_volume(files[name]) for name in SEQUENCES if name in files}
     others = {name: volume for name, volume in raw.items() if name != "FLAIR"}
@@ -215,14 +215,6 @@ def _read_mask(path: Path, flair: Volume) -> NDArray[np.uint8]:
     return mask.astype(np.uint8)
 
 
-def _recorded(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each name that an earlier run wrote into a folder."""
-    try:
-        return dict(json.loads((folder / RECORD).read_text("utf-8"))["output_sha256"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}
-
-
 def _check_outputs(folder: Path, files: dict[str, Path], written: dict[str, str]) -> None:
     """Refuse a folder that is a file, or where an output would replace an input or others' work."""
     if folder.exists() and not folder.is_dir():
@@ -231,8 +223,8 @@ def _check_outputs(folder: Path, files: dict[str, Path], written: dict[str, str]
         if any(place.exists() and p.exists() and place.samefile(p) for p in files.values()):
             raise InputError(f"{place}: is an input; choose another output folder")
     kept = {f"{name}.nii.gz" for name in _MASKS if name not in files}
-    kept |= {RECORD} if written else set()
-    check_replaceable([folder / name for name in _WRITTEN if name not in kept], written)
+    paths = (folder / name for name in _WRITTEN if name not in kept)
+    check_replaceable(paths, folder / RECORD, written)
 
 
 @contextmanager

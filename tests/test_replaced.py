@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from rsaseg.cli import app
 from rsaseg.cohort.run import segment_cohort
+from rsaseg.demo import demo
 from rsaseg.errors import InputError
 from rsaseg.lesions import Cut
 from rsaseg.networks.weights import WeightsInfo
@@ -172,3 +175,52 @@ def test_a_copied_mask_that_was_corrected_since_is_kept(exam: Exam, tmp_path: Pa
     assert [one.status for one in again] == ["failed"]
     assert "lesion.nii.gz: was changed after rsaseg wrote it" in again[0].message
     assert contents(out) == before
+
+
+def evaluated(masks: Path, folder: Path, *more: str) -> int:
+    asked = ["evaluate", "--pred", str(masks), "--gt", str(masks), "-o", str(folder), *more]
+    return CliRunner().invoke(app, asked, standalone_mode=False, catch_exceptions=False).exit_code
+
+
+@pytest.fixture
+def masks(exam: Exam, tmp_path: Path) -> Path:
+    (tmp_path / "masks").mkdir()
+    shutil.copy(exam["lesion"], tmp_path / "masks" / "a.nii.gz")
+    return tmp_path / "masks"
+
+
+def test_an_evaluation_replaces_an_earlier_one(masks: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert evaluated(masks, out, "--compare", str(masks)) == 0
+    kept = (out / "comparison.tsv").read_bytes()
+    assert evaluated(masks, out, "--min-lesion-mm3", "1000") == 0
+    assert json.loads((out / "evaluation.json").read_text())["rules"]["min_lesion_mm3"] == 1000
+    assert not (out / "comparison.tsv").exists()
+    (out / "comparison.tsv").write_bytes(kept)  # which the last record does not tell of
+    with pytest.raises(InputError, match=r"comparison.tsv: is there already, and not as"):
+        evaluated(masks, out)
+
+
+@pytest.mark.parametrize("name", ["cases.tsv", "comparison.tsv", "bland_altman.svg"])
+def test_an_evaluation_keeps_tables_of_others_and_those_changed(
+    name: str, masks: Path, tmp_path: Path
+) -> None:
+    alone, out = tmp_path / "alone", tmp_path / "out"
+    alone.mkdir()
+    (alone / name).write_bytes(b"mine")
+    evaluated(masks, out, "--compare", str(masks))
+    corrected(out / name)
+    for folder, how in ((alone, "is there already"), (out, "was changed after")):
+        before = contents(folder)
+        with pytest.raises(InputError, match=f"{name}: {how}"):
+            evaluated(masks, folder)
+        assert contents(folder) == before
+
+
+def test_the_demo_keeps_an_exam_of_others(tmp_path: Path) -> None:
+    (tmp_path / "exam").mkdir()
+    (tmp_path / "exam" / "T2.nii.gz").write_bytes(b"mine")
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"T2.nii.gz: is there already, and another; choose"):
+        demo(tmp_path)
+    assert contents(tmp_path) == before

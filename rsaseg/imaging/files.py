@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -78,6 +79,22 @@ def sha256_of(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
 
+def read_written(record: Path, key: str) -> dict[str, str]:
+    """Return the SHA-256 of each name that a record says this program wrote; {} without a record.
+
+    Parameters
+    ----------
+    record : Path
+        JSON, which may be missing or anybody's.
+    key : str
+        Under which it holds name to SHA-256.
+    """
+    try:
+        return dict(json.loads(record.read_text("utf-8"))[key])
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
 def is_own(path: Path, written: Mapping[str, str]) -> bool:
     """Return whether nothing would be lost with a file: it is missing, empty, or as it was written.
 
@@ -93,8 +110,17 @@ def is_own(path: Path, written: Mapping[str, str]) -> bool:
     return sha256_of(path) == written.get(path.name)
 
 
-def check_replaceable(paths: Iterable[Path], written: Mapping[str, str]) -> None:
+def check_replaceable(paths: Iterable[Path], record: Path, written: Mapping[str, str]) -> None:
     """Check that nobody's work would be lost where files are written, see `is_own`.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        To be written.
+    record : Path
+        One of them, perhaps; where it tells of others, it is this program's.
+    written : mapping
+        What it tells, see `read_written`.
 
     Raises
     ------
@@ -103,7 +129,7 @@ def check_replaceable(paths: Iterable[Path], written: Mapping[str, str]) -> None
         corrected by hand, say.
     """
     for path in paths:
-        if not is_own(path, written):
+        if not (is_own(path, written) or (written and path == record)):
             how = "was changed after" if path.name in written else "is there already, and not as"
             raise InputError(f"{path}: {how} rsaseg wrote it; move it, or choose another output")
 

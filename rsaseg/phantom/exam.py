@@ -12,7 +12,10 @@ from nibabel.orientations import axcodes2ornt
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from rsaseg.imaging import Grid, Volume, write_nifti
+from rsaseg.errors import InputError
+from rsaseg.imaging import Grid, Volume, make_folder
+from rsaseg.imaging.files import write_together
+from rsaseg.imaging.nifti import nifti_bytes
 from rsaseg.phantom.head import TISSUES, Array, Head, make_head, sample_tissues
 
 # Signal of each tissue, in units of the brain's median, in the order of TISSUES.
@@ -162,11 +165,21 @@ def write_phantom(
     -------
     dict
         The files by name.
+
+    Raises
+    ------
+    InputError
+        If one is there already with other content.
     """
     exam = make_phantom() if phantom is None else phantom
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {name: folder / f"{name}{suffix}" for name in (*exam.images, "lesion")}
-    for name, volume in exam.images.items():
-        write_nifti(files[name], np.round(volume.data).astype(np.int16), volume.header)
-    write_nifti(files["lesion"], exam.lesion.astype(np.uint8), exam.images["FLAIR"].header)
+    images = {name: np.round(one.data).astype(np.int16) for name, one in exam.images.items()}
+    headers = {name: one.header for name, one in exam.images.items()}
+    images["lesion"], headers["lesion"] = exam.lesion.astype(np.uint8), headers["FLAIR"]
+    files = {name: folder / f"{name}{suffix}" for name in images}
+    contents = {files[name]: nifti_bytes(images[name], headers[name], suffix) for name in images}
+    for path, content in contents.items():
+        if path.exists() and path.read_bytes() != content:
+            raise InputError(f"{path}: is there already, and another; choose another folder")
+    make_folder(folder)
+    write_together(contents)
     return files

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from rich.text import Text
 
 from rsaseg import __version__
 from rsaseg.imaging import make_folder
-from rsaseg.imaging.files import write_together
+from rsaseg.imaging.files import check_replaceable, read_written, write_together
 from rsaseg.metrics import LesionCounts
 from rsaseg.report.bland_altman import bland_altman_svg
 from rsaseg.report.tsv import tsv
@@ -23,6 +25,7 @@ from rsaseg.scoring.agreement import Estimate, PairedDifference
 from rsaseg.scoring.cases import CASE_METRICS, SIZE_CLASSES_MM3
 from rsaseg.scoring.summary import AVERAGED, COHORT_METRICS, Evaluation
 
+RECORD, COMPARISON = "evaluation.json", "comparison.tsv"
 _DIGITS = 10
 _COUNTS = {
     "n_truth": "True lesions",
@@ -40,7 +43,8 @@ _COUNTS_BY_SIZE = {
 def write_evaluation(result: Evaluation, folder: Path) -> None:
     """Write ``cases.tsv``, ``summary.tsv``, ``bland_altman.svg`` and ``evaluation.json``.
 
-    With a comparison there is ``comparison.tsv`` too.
+    With a comparison there is ``comparison.tsv`` too; without, that of an earlier evaluation is
+    removed. What is there already is replaced, see `check_evaluation_folder`.
 
     Parameters
     ----------
@@ -61,13 +65,29 @@ def write_evaluation(result: Evaluation, folder: Path) -> None:
         "cases.tsv": case_tsv(result),
         "summary.tsv": estimate_tsv(result),
         "bland_altman.svg": picture,
-        "comparison.tsv": difference_tsv(result),
-        "evaluation.json": evaluation_json(result),
+        COMPARISON: difference_tsv(result),
     }
     if not result.other:
-        del files["comparison.tsv"]
-        (folder / "comparison.tsv").unlink(missing_ok=True)  # of an earlier evaluation
+        del files[COMPARISON]
+        (folder / COMPARISON).unlink(missing_ok=True)  # of an earlier evaluation
+    hashes = {name: sha256(content).hexdigest() for name, content in files.items()}
+    files = {RECORD: evaluation_json(result, hashes)} | files  # by it the others are known
     write_together({folder / name: content for name, content in files.items()})
+
+
+def check_evaluation_folder(folder: Path) -> None:
+    """Check that `write_evaluation` would replace nothing there but an earlier evaluation.
+
+    Raises
+    ------
+    InputError
+        Naming the first file that would be lost.
+    """
+    names = ("cases.tsv", "summary.tsv", "bland_altman.svg", COMPARISON, RECORD)
+    record = folder / RECORD
+    check_replaceable(
+        [folder / name for name in names], record, read_written(record, "files_sha256")
+    )
 
 
 def case_rows(result: Evaluation) -> list[dict[str, Any]]:
@@ -103,8 +123,11 @@ def difference_tsv(result: Evaluation) -> bytes:
     return tsv([asdict(row) for row in result.differences], columns, _DIGITS)
 
 
-def evaluation_json(result: Evaluation) -> bytes:
-    """Return the whole result, the rules and the meaning of each column as JSON; NaN is null."""
+def evaluation_json(result: Evaluation, files_sha256: Mapping[str, str]) -> bytes:
+    """Return the whole result, the rules and the meaning of each column as JSON; NaN is null.
+
+    ``files_sha256`` are those of the files beside it, by name.
+    """
     content = {
         "rsaseg": __version__,
         "pred": result.pred,
@@ -126,6 +149,7 @@ def evaluation_json(result: Evaluation) -> bytes:
         "extra_in_other": result.extra_in_other,
         "differences": [asdict(difference) for difference in result.differences],
         "cases": case_rows(result),
+        "files_sha256": dict(files_sha256),
         "columns": {
             "case": "Name the two masks were paired by",
             "patient": "Exams of one patient are drawn together in the bootstrap",

@@ -186,4 +186,4 @@ print((peak_bytes() - before) / estimate)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 def test_the_memory_estimate_covers_what_a_pass_takes():
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, check=True)
-    assert 0.3 < float(done.stdout) < 1
+    assert 0.2 < float(done.stdout) < 1  # 0.3 in bfloat16, more in float32
