@@ -247,6 +247,9 @@ def train(
     folds: Annotated[int, typer.Option(help="Cross-validation folds by patient; 0: none.")] = 0,
     splits: Annotated[int, typer.Option(help="Random splits by patient; 0: none.")] = 0,
     train_size: Annotated[int, typer.Option(help="Patients to learn from in a split.")] = 20,
+    patients: Annotated[
+        Path | None, typer.Option(help="TSV of case and patient, where names do not tell.")
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimiser steps of each network.")
     ] = None,
@@ -260,13 +263,14 @@ def train(
         list[str] | None,
         typer.Option(help="Patient to draw a third as often as the others; repeatable."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Fixes every random draw.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes every random draw.")] = 1,
     citation: Annotated[
         list[str] | None, typer.Option(help="Data to cite, kept in the weights; repeatable.")
     ] = None,
     device: Device = "auto",
 ) -> None:
     """Train on your own cases; the same command goes on where it was stopped."""
+    from rsaseg.patients import read_patients
     from rsaseg.train import train as run
     from rsaseg.training.cases import DataSetError
     from rsaseg.training.recipe import make_recipe
@@ -286,7 +290,8 @@ def train(
         seed=seed,
         rarely=tuple(rarely or ()),
     )
-    validation = Validation(folds, splits, train_size)
+    table = read_patients(patients) if patients else {}
+    validation = Validation(folds, splits, train_size, table)
     try:
         with show_progress() as progress:
             result = run(data, folder, chosen, validation, device, init, citation or (), progress)
@@ -303,7 +308,8 @@ def train(
         say(
             f"left out of training, {len(result.overlaps)} masks: sample-average Dice "
             f"{result.sample_average_dice:.3f}, voxel-average Dice "
-            f"{result.voxel_average_dice:.3f} at threshold {result.choice.cut.threshold}"
+            f"{result.voxel_average_dice:.3f} at threshold "
+            f"{0.5 if splits else result.choice.cut.threshold}"
         )
     say(f"{result.weights}: written")
 
@@ -335,6 +341,7 @@ def evaluate(
     """Compare lesion masks with the truth, case by case and pooled."""
     from rsaseg import Rules
     from rsaseg import evaluate as run
+    from rsaseg.patients import read_patients
     from rsaseg.report.evaluation import (
         case_table,
         check_evaluation_folder,
@@ -342,7 +349,6 @@ def evaluate(
         estimate_table,
         write_evaluation,
     )
-    from rsaseg.scoring.pairing import read_patients
 
     if folder is not None:
         check_evaluation_folder(folder)

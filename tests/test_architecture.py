@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "rsaseg"
 # no other room of its floor.
 FLOORS = (
     ("__init__", "errors", "progress"),
-    ("imaging",),
+    ("imaging", "patients"),
     ("lesions",),
     ("metrics",),
     ("registration", "preprocessing", "scoring"),

@@ -21,6 +21,7 @@ from rich.console import Console
 from rsaseg import evaluate
 from rsaseg.errors import GeometryError, InputError
 from rsaseg.imaging import Grid
+from rsaseg.patients import patient_of, read_patients
 from rsaseg.report.evaluation import (
     case_table,
     case_tsv,
@@ -29,8 +30,9 @@ from rsaseg.report.evaluation import (
     write_evaluation,
 )
 from rsaseg.scoring.cases import CASE_METRICS, SIZE_CLASSES_MM3, Rules, score_masks
-from rsaseg.scoring.pairing import find_masks, pair_masks, patient_of, read_patients
+from rsaseg.scoring.pairing import find_masks, pair_masks
 from rsaseg.scoring.summary import COHORT_METRICS
+from rsaseg.training.cases import CaseFiles
 
 SHAPE = (12, 10, 8)
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
@@ -325,11 +327,44 @@ def test_flat_predictions_meet_a_training_folder(tmp_path: Path) -> None:
     assert pair_masks(tmp_path / "p", tmp_path / "g") == ({"k": (pred, truth)}, [])
 
 
-def test_exams_of_one_patient() -> None:
-    names = ["catania-14-t2", "sub-02_ses-1", "p_visit-3", "site/p/ses-01", "tabriz-03", "x"]
-    assert [patient_of(name) for name in names] == [
-        *("catania-14", "sub-02", "p", "site/p", "tabriz-03", "x")
-    ]
+def test_a_prediction_by_the_very_name_of_its_case(tmp_path: Path) -> None:
+    pairs = {}
+    for case in ("sub-01_t1", "sub-01_t2", "sub-02"):  # t1, t2: images by BIDS, visits in training
+        truth = save(tmp_path / "g" / case / "lesion.nii.gz", boxes())
+        pairs[case] = (save(tmp_path / "p" / f"{case}.nii.gz", boxes()), truth)
+    save(tmp_path / "p" / "sub-02_T2w.nii.gz", boxes())
+    assert pair_masks(tmp_path / "p", tmp_path / "g") == (pairs, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "patient"),
+    [
+        ("catania-14-t2", "catania-14"),
+        ("sub-02_ses-1", "sub-02"),
+        ("sub-02_ses-baseline", "sub-02"),
+        ("sub-02_ses-01_run-1", "sub-02"),
+        ("sub-02-t1", "sub-02"),
+        ("sub-ms-02", "sub-ms-02"),
+        ("sub-A+1", "sub-A+1"),
+        ("sub-t2", "sub-t2"),
+        ("p_visit-3", "p"),
+        ("p-ses-m12", "p"),
+        ("p-tp1", "p"),
+        ("p-t-2", "p"),
+        ("p-s1", "p"),
+        ("p_baseline", "p"),
+        ("p_followup2", "p"),
+        ("site/p/ses-01", "site/p"),
+        ("tabriz-03", "tabriz-03"),
+        ("pat2", "pat2"),
+        ("x", "x"),
+    ],
+)
+def test_exams_of_one_patient(name: str, patient: str) -> None:
+    assert patient_of(name) == patient
+    if "/" not in name:  # training goes by the same rule
+        assert CaseFiles(name, {}, Path("x")).patient == patient
+        assert CaseFiles(f"{name}-made-07", {}, Path("x")).patient == patient
 
 
 def test_patients_may_be_given(folders: tuple[Path, Path]) -> None:
@@ -350,6 +385,10 @@ def test_table_of_patients(tmp_path: Path) -> None:
     for text in ("case,patient\na,P1\n", "case\tpatient\na\n", ""):
         table.write_text(text)
         with pytest.raises(InputError, match="columns case and patient"):
+            read_patients(table)
+    for text in ("case\tpatient\na\t\n", "case\tpatient\n\tP1\n"):
+        table.write_text(text)
+        with pytest.raises(InputError, match="a case or a patient is empty"):
             read_patients(table)
     with pytest.raises(InputError, match="cannot be read"):
         read_patients(tmp_path / "none.tsv")

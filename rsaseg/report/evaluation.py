@@ -69,10 +69,11 @@ def write_evaluation(result: Evaluation, folder: Path) -> None:
     }
     if not result.other:
         del files[COMPARISON]
-        (folder / COMPARISON).unlink(missing_ok=True)  # of an earlier evaluation
     hashes = {name: sha256(content).hexdigest() for name, content in files.items()}
     files = {RECORD: evaluation_json(result, hashes)} | files  # by it the others are known
     write_together({folder / name: content for name, content in files.items()})
+    if not result.other:
+        (folder / COMPARISON).unlink(missing_ok=True)  # of an earlier evaluation
 
 
 def check_evaluation_folder(folder: Path) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 
 from rsaseg.errors import GeometryError, InputError
 from rsaseg.imaging import Grid, Source, as_mask, read_mask
+from rsaseg.patients import patient_of
 from rsaseg.progress import Progress, told, untold
 from rsaseg.scoring.cases import CaseScore, Mask, Rules, score_masks, worst_scores
-from rsaseg.scoring.pairing import Masks, pair_masks, patient_of
+from rsaseg.scoring.pairing import Masks, pair_masks
 from rsaseg.scoring.summary import Evaluation, compare_all, summarise
 
 
@@ -41,7 +42,7 @@ def evaluate(
     rules : Rules, optional
         Smallest lesion, matching and surface tolerance. Default: ``Rules()``.
     patients : mapping, optional
-        Case to patient, where names do not tell (see `rsaseg.scoring.pairing.patient_of`;
+        Case to patient, where names do not tell (see `rsaseg.patients.patient_of`;
         `read_patients` there reads a table).
     progress : callable, optional
         See `Progress`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 from nibabel.nifti1 import Nifti1Image
@@ -21,41 +21,6 @@ _MASK_ENDING = re.compile(r"[-_](mask|lesions?)$", re.IGNORECASE)
 _NO_MASK = re.compile(r"[-_](probability|probseg|uncertainty|labels|dseg)$", re.IGNORECASE)
 _LESION_LABEL = re.compile(r"label-(L|lesions?)", re.IGNORECASE)
 _BIDS_KEPT = ("sub-", "ses-", "acq-", "run-")
-_VISIT = re.compile(r"[-_/](ses|visit|tp|t)-?\d+$", re.IGNORECASE)
-
-
-def patient_of(case: str) -> str:
-    """Return the patient of a case: its BIDS ``sub-`` label, else its name without the visit.
-
-    >>> patient_of("sub-07_ses-2"), patient_of("catania-14-t3"), patient_of("tabriz-03")
-    ('sub-07', 'catania-14', 'tabriz-03')
-    """
-    subject = re.match(r"sub-[A-Za-z0-9]+", case)
-    return subject.group() if subject else _VISIT.sub("", case)
-
-
-def read_patients(path: Path) -> dict[str, str]:
-    """Read each case's patient from a TSV file with columns ``case`` and ``patient``.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, lacks a column or a value, or has a case twice.
-    """
-    try:
-        lines = [line.split("\t") for line in path.read_text("utf-8-sig").splitlines() if line]
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"{path}: cannot be read; give a tab-separated text file") from None
-    header = lines[0] if lines else []
-    if not {"case", "patient"} <= set(header) or any(len(line) != len(header) for line in lines):
-        raise InputError(
-            f"{path}: not a table of cases; give tab-separated columns case and patient"
-        )
-    case, patient = header.index("case"), header.index("patient")
-    found = {line[case]: line[patient] for line in lines[1:]}
-    if len(found) < len(lines) - 1:
-        raise InputError(f"{path}: a case stands in it twice; give each case one line")
-    return found
 
 
 def _case_of(path: Path, folder: Path) -> str | None:
@@ -82,14 +47,15 @@ def _bids_case(parts: list[str]) -> str | None:
     return "_".join(part for part in parts if part.startswith(_BIDS_KEPT))
 
 
-def find_masks(folder: Path) -> dict[str, Path]:
+def find_masks(folder: Path, known: Container[str] = ()) -> dict[str, Path]:
     """Find the mask of every case in a folder.
 
     Understood are ``CASE.nii.gz`` (also ``CASE_mask.nii.gz``, ``CASE_lesion.nii.gz``), a folder
     per case with ``lesion.nii.gz``, ``lesion_mask.nii.gz``, ``mask.nii.gz`` or ``CASE.nii.gz`` in
     it, and BIDS names that start with ``sub-``: of those a lesion ``_mask`` (not a ``desc-brain``
     one, nor one of another ``label-``), whose case is its subject, session, acquisition and run.
-    ``.nii`` does as well as ``.nii.gz``; anything else is passed over.
+    ``.nii`` does as well as ``.nii.gz``; anything else is passed over. Of a case that is ``known``
+    a file by its very name in the folder is the mask: ``sub-01_t2.nii.gz``, an image by BIDS.
 
     Raises
     ------
@@ -106,7 +72,8 @@ def find_masks(folder: Path) -> dict[str, Path]:
             f"{error.filename}: cannot be read ({error.strerror}); check its permissions"
         ) from None
     for path in paths:
-        case = _case_of(path, folder)
+        match = _NIFTI.fullmatch(path.name) if path.parent == folder else None
+        case = match["stem"] if match and match["stem"] in known else _case_of(path, folder)
         if case is None:
             continue
         if case in found:
@@ -149,7 +116,8 @@ def pair_masks(
     one_pred, one_true = _single(pred), _single(truth)
     if one_pred is not None and one_true is not None:
         return {_name_of(one_pred): (one_pred, one_true)}, []
-    predicted, true = _by_case(pred, "predictions"), _by_case(truth, "truth")
+    true = _by_case(truth, "truth")
+    predicted = _by_case(pred, "predictions", true)
     if not predicted.keys() & true.keys():
         here, there = (
             str(masks) if isinstance(masks, str | os.PathLike) else what
@@ -178,9 +146,9 @@ def _name_of(mask: Source) -> str:
     return match["stem"] if match else name
 
 
-def _by_case(masks: Masks, what: str) -> Mapping[str, Source]:
+def _by_case(masks: Masks, what: str, known: Container[str] = ()) -> Mapping[str, Source]:
     if isinstance(masks, str | os.PathLike):
-        return find_masks(Path(masks))
+        return find_masks(Path(masks), known)
     if not isinstance(masks, Mapping):
         raise InputError(
             f"{what}: a {type(masks).__name__}; give a folder, or masks by case, on both sides"

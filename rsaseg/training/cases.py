@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from rsaseg.imaging import (
     write_array,
     write_atomic,
 )
+from rsaseg.patients import patient_of
 from rsaseg.preprocessing import (
     SEQUENCES,
     InputSpec,
@@ -32,18 +33,31 @@ from rsaseg.preprocessing import (
     to_working_grid,
 )
 
-_VISIT = re.compile(r"[-_](t|s|ses-?|visit-?)\d+$", re.IGNORECASE)
 _MADE = re.compile(r"[-_]made-?\d+$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """The files of one case: sequences by name, lesion mask, brain mask where there is one."""
+    """The files of one case.
+
+    Attributes
+    ----------
+    name : str
+    sequences : dict
+        Sequence name to file.
+    lesion : Path
+        Its mask.
+    brain : Path, optional
+        Mask of the brain.
+    table_patient : str
+        The patient as a table tells; empty where the name does.
+    """
 
     name: str
     sequences: dict[str, Path]
     lesion: Path
     brain: Path | None = None
+    table_patient: str = ""
 
     @property
     def made(self) -> bool:
@@ -55,8 +69,8 @@ class CaseFiles:
 
     @property
     def patient(self) -> str:
-        """The case's name without ``-made-01`` and a visit (``-t2``, ``-s1``, ``_ses-01``)."""
-        return _VISIT.sub("", _MADE.sub("", self.name))
+        """As the table tells, or the name without ``-made-01``, see `rsaseg.patients`."""
+        return self.table_patient or patient_of(_MADE.sub("", self.name))
 
     @property
     def drawn_as(self) -> str:
@@ -106,8 +120,14 @@ def find_cases(folders: Sequence[Path]) -> list[CaseFiles]:
     return cases
 
 
-def scan_cases(folders: Sequence[Path]) -> tuple[list[CaseFiles], list[str]]:
-    """Return the cases under ``folders`` that can be read, and what is wrong with the others."""
+def scan_cases(
+    folders: Sequence[Path], patients: Mapping[str, str] | None = None
+) -> tuple[list[CaseFiles], list[str]]:
+    """Return the cases under ``folders`` that can be read, and what is wrong with the others.
+
+    ``patients`` are those of cases whose names do not tell; made exams go with the case.
+    """
+    told = patients or {}
     cases: dict[str, CaseFiles] = {}
     problems: list[str] = []
     for folder in folders:
@@ -130,12 +150,18 @@ def scan_cases(folders: Sequence[Path]) -> tuple[list[CaseFiles], list[str]]:
                 problems.append(f"{place}: a second case of this name; rename one")
             else:
                 sequences = {n: files[n.lower()] for n in SEQUENCES if n.lower() in files}
+                patient = told.get(_MADE.sub("", place.name), "")
                 cases[place.name] = CaseFiles(
-                    place.name, sequences, files["lesion"], files.get("brain")
+                    place.name, sequences, files["lesion"], files.get("brain"), patient
                 )
     if not cases and not problems:
         names = ", ".join(str(folder) for folder in folders)
         problems = [f"{names}: no cases found; put T1, T2, FLAIR and lesion in a folder each"]
+    if told and cases and not told.keys() & {_MADE.sub("", name) for name in cases}:
+        problems.append(
+            f"patients: none of the cases is among them (there {next(iter(told))}, here "
+            f"{next(iter(cases))}); name the cases alike"
+        )
     ordered = sorted(cases.values(), key=lambda case: (case.made, case.name))
     return ordered, problems
 

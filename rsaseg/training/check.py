@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -60,9 +61,21 @@ def check_cases(
     problems: list[str] = []
     notes: list[str] = []
     seen: Seen = {}
-    patients = {case.patient for case in cases}
-    if len(patients) == 1:
-        problems.append(f"{cases[0].lesion.parent}: the only patient; training needs two or more")
+    real = [case for case in cases if not case.made]
+    visits = Counter(case.patient for case in real)
+    if cases and not real:
+        problems.append(f"{cases[0].lesion.parent}: made, as all cases are; add real ones")
+    elif len({case.patient for case in cases}) == 1:
+        problems.append(
+            f"{cases[0].lesion.parent}: of the only patient; training needs two or more "
+            f"(--patients tells whose cases are, where names do not)"
+        )
+    elif len(visits) < len(real) and not any(case.table_patient for case in real):
+        patient, most = visits.most_common(1)[0]
+        notes.append(
+            f"{len(real)} cases of {len(visits)} patients by their names, {most} of {patient}; "
+            f"where that is wrong, give a table (--patients)"
+        )
     for case in told(cases, "check cases", progress):
         problems += check_case(case, spec, crop_vox, seen)
         missing = [name for name in SEQUENCES if name not in case.sequences]

@@ -59,7 +59,7 @@ def make_plan(
         raise InputError(f"{init}: not a folder; give that of an earlier training, for its readers")
     if init and not earlier:
         spec, start = _read_weights(find_weights(init), recipe)
-    files, problems = scan_cases(data)
+    files, problems = scan_cases(data, validation.patients)
     found = ranks.alone(partial(_check, files, problems, spec, recipe, report))
     unknown = set(recipe.augmentation.rarely) - {case.drawn_as for case in files}
     if unknown:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,14 @@ class Validation:
         Random splits; the paper takes five.
     train_size : int
         Patients that learn in a random split; all the others are left out.
+    patients : mapping
+        Case to patient, where names do not tell, see `rsaseg.patients`.
     """
 
     folds: int = 0
     splits: int = 0
     train_size: int = 20
+    patients: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""Whose exam it is, by its name: visits of a patient belong together."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rsaseg.errors import InputError
+
+_VISIT = re.compile(
+    r"[-_/](ses|session|visit|tp|timepoint|t|s)[-_]?\d+$"
+    r"|[-_/](ses|session|visit)[-_][a-z0-9]+$"
+    r"|[-_/](baseline|bl|follow[-_]?up|fu)[-_]?\d*$",
+    re.IGNORECASE,
+)
+
+
+def patient_of(case: str) -> str:
+    """Return the patient of a case: its BIDS ``sub-`` label, else its name, without the visit.
+
+    Where names say otherwise, a table does, see `read_patients`.
+
+    >>> [patient_of(case) for case in ("sub-07_ses-m12_run-1", "catania-14-t3", "tabriz-03")]
+    ['sub-07', 'catania-14', 'tabriz-03']
+    >>> [patient_of(case) for case in ("anna_tp2", "site/anna/ses-1", "sub-ms-01", "sub-t1")]
+    ['anna', 'site/anna', 'sub-ms-01', 'sub-t1']
+    """
+    subject = re.match(r"(sub-)([^_/]+)", case)
+    prefix, label = subject.groups() if subject else ("", case)
+    return prefix + _VISIT.sub("", label)
+
+
+def read_patients(path: Path) -> dict[str, str]:
+    """Read each case's patient from a TSV file with columns ``case`` and ``patient``.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, lacks a column or a value, or has a case twice.
+    """
+    try:
+        lines = [line.split("\t") for line in path.read_text("utf-8-sig").splitlines() if line]
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{path}: cannot be read; give a tab-separated text file") from None
+    header = lines[0] if lines else []
+    if not {"case", "patient"} <= set(header) or any(len(line) != len(header) for line in lines):
+        raise InputError(
+            f"{path}: not a table of cases; give tab-separated columns case and patient"
+        )
+    case, patient = header.index("case"), header.index("patient")
+    found = {line[case]: line[patient] for line in lines[1:]}
+    if "" in found or "" in found.values():
+        raise InputError(f"{path}: a case or a patient is empty; fill both in every line")
+    if len(found) < len(lines) - 1:
+        raise InputError(f"{path}: a case stands in it twice; give each case one line")
+    return found
