@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -115,7 +117,7 @@ def predict(
 def _summary(result: Segmentation) -> str:
     """Return an exam's lesions, their volume, and how they were come by, in a line."""
     record = result.record
-    engines = {a["engine"] for a in record["registration"].values() if a["moved"]}
+    engines = {a["engine"] for a in record["registration"].values() if a["moved"]} - {"none"}
     aligned = f", aligned by {' and '.join(sorted(engines))}" if engines else ""
     missing = record["missing_sequences"]
     without = f", without {' and '.join(missing)}" if missing else ""
@@ -397,14 +399,27 @@ def demo(
 def main() -> None:
     """Run the command line; the one place where errors become a line and an exit code."""
     debug = "--debug" in sys.argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show stops nothing
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
-    except RsasegError as error:
+    except (RsasegError, OSError, MemoryError) as error:
         if debug:
             raise
-        text = " ".join(str(error).split())
-        warn(f"error: {text}")
-        sys.exit(error.exit_code)
+        warn(f"error: {_line(error)}")
+        sys.exit(error.exit_code if isinstance(error, RsasegError) else 2)
     except KeyboardInterrupt:
         warn("stopped")
         sys.exit(130)
+
+
+def _line(error: Exception) -> str:
+    """Return an error as one line."""
+    if isinstance(error, MemoryError):
+        text = f"not enough memory ({error}); close other programs, or use a machine with more"
+    elif isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}; check the path and its permissions"
+    else:
+        text = str(error)
+    return re.sub(r"\s*[\r\n]\s*", " ", text.strip())

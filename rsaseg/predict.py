@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rsaseg import __version__
 from rsaseg.errors import InputError
 from rsaseg.imaging import check_suffix
-from rsaseg.imaging.files import check_replaceable, read_written, write_together
+from rsaseg.imaging.files import check_replaceable, is_own, read_written, write_together
 from rsaseg.imaging.nifti import nifti_bytes
 from rsaseg.progress import Progress, untold
 from rsaseg.report.lesion_table import LESION_COLUMNS, lesion_tsv
@@ -100,7 +100,8 @@ def predict(
     check_extras(extras)
     outputs = [*beside(output), *extras.paths().values()]
     check_outputs(outputs, [*inputs, Path(settings.weights)])
-    check_replaceable(outputs, sidecar(output), read_written(sidecar(output), "files_sha256"))
+    earlier = read_written(sidecar(output), "files_sha256")
+    check_replaceable(outputs, sidecar(output), earlier)
     found = segment(t1, t2, flair, settings, model=model, progress=progress)
     record = {
         "Description": "Multiple-sclerosis lesion mask. For research use only.",
@@ -116,6 +117,9 @@ def predict(
     record |= {"output_sha256": hashes[output.name], "files_sha256": hashes, **LESION_COLUMNS}
     text = json.dumps(record, indent=2) + "\n"
     write_together({sidecar(output): text.encode(), **files})  # no mask ever lacks its record
+    for name in earlier.keys() - hashes.keys():  # of the mask before: a report, labels
+        if is_own(output.with_name(name), earlier):
+            output.with_name(name).unlink(missing_ok=True)
     return replace(found, record=record)
 
 
@@ -152,7 +156,7 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
     InputError
         Saying what is wrong with the first path that is.
     """
-    taken: set[Path] = set()
+    taken: set[str] = set()
     for output in outputs:
         if output.is_dir():
             raise InputError(f"{output}: is a folder; give a file name in it")
@@ -162,10 +166,9 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
             raise InputError(f"{output}: its folder cannot be written; choose another")
         if any(p.exists() and output.exists() and p.samefile(output) for p in inputs):
             raise InputError(f"{output}: is an input; choose another output name")
-        place = output.parent.resolve() / output.name
-        if place in taken:
+        if output.name in taken:  # also in two folders: the record tells files by their names
             raise InputError(f"{output}: two outputs have this name; give each its own")
-        taken.add(place)
+        taken.add(output.name)
 
 
 def _contents(found: Segmentation, output: Path, extras: Extras) -> dict[Path, bytes]:

@@ -141,9 +141,10 @@ def recorded_settings(record: Mapping[str, Any]) -> Settings:
 
 
 def _mask_of(record_file: Path, record: Mapping[str, Any]) -> Path:
-    for suffix in SUFFIXES:
-        mask = record_file.with_name(record_file.stem + suffix)
-        if mask.name in record["files_sha256"]:
+    names = [record_file.stem + suffix for suffix in SUFFIXES]
+    for name in record["files_sha256"]:
+        if name[: len(record_file.stem)] + name[len(record_file.stem) :].lower() in names:
+            mask = record_file.with_name(name)
             if mask.is_file():
                 return mask
             raise InputError(f"{mask}: no such file; put the mask beside its record")

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from rsaseg import cli
+from rsaseg.errors import GeometryError
 from rsaseg.networks.unet import NetworkConfig, RSANet
 from rsaseg.networks.weights import WeightsInfo, save_weights
 
@@ -31,13 +33,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def rsaseg(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def rsaseg(
+    *arguments: str | Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "rsaseg", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
+        env=env,
     )
 
 
@@ -223,6 +228,41 @@ def test_a_mask_on_the_flair_grid_with_its_record(
     names = {"mask.nii", "mask.json", "mask.tsv"}
     assert {p.name for p in tmp_path.iterdir()} == names
     assert {name: path.read_bytes() for name, path in phantom_files.items()} == before
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (PermissionError(13, "Permission denied", "a/b.nii"), 2, "a/b.nii: Permission denied"),
+        (
+            MemoryError("Unable to allocate 9 TiB"),
+            2,
+            "not enough memory (Unable to allocate 9 TiB)",
+        ),
+        (GeometryError("two  spaces/a.nii:\n  no"), 2, "error: two  spaces/a.nii: no"),
+    ],
+)
+def test_any_error_of_the_machine_is_one_line(
+    error: Exception, code: int, words: str, monkeypatch, capsys
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_a_name_too_long_or_not_for_this_terminal_is_told(tmp_path: Path) -> None:
+    latin = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    for name, words in (("x" * 300, "File name too long"), ("\u8def", "no such file")):
+        flair = tmp_path / f"{name}.nii"
+        result = rsaseg("predict", "--flair", flair, "-o", tmp_path / "m.nii", env=latin)
+        assert result.returncode == 2
+        assert words in only_line(result)
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

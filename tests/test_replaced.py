@@ -117,7 +117,7 @@ def test_what_this_program_did_not_write_is_kept(
     (tmp_path / name).write_bytes(b"mine")
     (tmp_path / "mask.json").write_bytes(record)
     before = contents(tmp_path)
-    with pytest.raises(InputError, match=f"{name}: is there already, and not as"):
+    with pytest.raises(InputError, match=f"{name}: is there already, and not known"):
         segment(exam, tmp_path)
     assert contents(tmp_path) == before
 
@@ -159,7 +159,7 @@ def test_other_images_in_a_folder_are_kept(ours: bool, exam: Exam, tmp_path: Pat
         kept = place.read_bytes() if ours else b""
         place.write_bytes(kept + b"mine")
         before = contents(tmp_path)
-        with pytest.raises(InputError, match=rf"{name}: .* rsaseg wrote it; move it, or choose"):
+        with pytest.raises(InputError, match=rf"{name}: .* rsaseg.*; move it, or choose"):
             preprocess(exam["FLAIR"], tmp_path, exam["T1"], choices=NONE)
         assert contents(tmp_path) == before
         place.write_bytes(kept)
@@ -197,7 +197,7 @@ def test_an_evaluation_replaces_an_earlier_one(masks: Path, tmp_path: Path) -> N
     assert json.loads((out / "evaluation.json").read_text())["rules"]["min_lesion_mm3"] == 1000
     assert not (out / "comparison.tsv").exists()
     (out / "comparison.tsv").write_bytes(kept)  # which the last record does not tell of
-    with pytest.raises(InputError, match=r"comparison.tsv: is there already, and not as"):
+    with pytest.raises(InputError, match=r"comparison.tsv: is there already, and not known"):
         evaluated(masks, out)
 
 
@@ -224,3 +224,23 @@ def test_the_demo_keeps_an_exam_of_others(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"T2.nii.gz: is there already, and another; choose"):
         demo(tmp_path)
     assert contents(tmp_path) == before
+
+
+def test_what_belongs_to_the_mask_before_goes_with_it(exam: Exam, tmp_path: Path) -> None:
+    segment(exam, tmp_path)
+    corrected(tmp_path / "labels.nii.gz")
+    settings = Settings(threshold=0.9, registration="none")
+    predict(exam["FLAIR"], tmp_path / "mask.nii.gz", settings=settings, model=BRIGHT)
+    left = {"mask.nii.gz", "mask.tsv", "mask.json", "labels.nii.gz"}  # the changed one is kept
+    assert {path.name for path in tmp_path.iterdir()} == left
+    (tmp_path / "labels.nii.gz").unlink()
+    segment(exam, tmp_path)
+
+
+def test_two_outputs_of_one_name_are_refused(exam: Exam, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "labels").mkdir()
+    extras = Extras(labels=tmp_path / "labels" / "a.nii.gz")
+    with pytest.raises(InputError, match=r"labels/a.nii.gz: two outputs have this name"):
+        predict(exam["FLAIR"], tmp_path / "masks" / "a.nii.gz", extras=extras, model=BRIGHT)
+    assert contents(tmp_path) == {}

@@ -109,6 +109,14 @@ def test_what_cannot_be_verified_is_one_line(kind, copy):
         check(copy)
 
 
+def test_a_mask_whose_ending_is_in_capitals_is_found(copy):
+    record = json.loads((copy / "mask.json").read_text())
+    record["files_sha256"]["mask.NII.GZ"] = record["files_sha256"].pop("mask.nii.gz")
+    (copy / "mask.json").write_text(json.dumps(record))
+    (copy / "mask.nii.gz").rename(copy / "mask.NII.GZ")
+    assert check(copy).mask == copy / "mask.NII.GZ"
+
+
 def test_other_inputs_and_other_weights_are_refused(copy):
     with pytest.raises(InputError, match="not the FLAIR the mask was made from"):
         check(copy, inputs={"FLAIR": copy / "T1.nii.gz"})

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from rsaseg.errors import InputError
 
+_UMASK = os.umask(0)  # it can be read only by setting it, which is no thing for threads
+os.umask(_UMASK)
+
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file under a temporary name beside ``path``, then rename it.
@@ -130,8 +133,9 @@ def check_replaceable(paths: Iterable[Path], record: Path, written: Mapping[str,
     """
     for path in paths:
         if not (is_own(path, written) or (written and path == record)):
-            how = "was changed after" if path.name in written else "is there already, and not as"
-            raise InputError(f"{path}: {how} rsaseg wrote it; move it, or choose another output")
+            ours = "was changed after rsaseg wrote it"
+            how = ours if path.name in written else "is there already, and not known as rsaseg's"
+            raise InputError(f"{path}: {how}; move it, or choose another output")
 
 
 def make_folder(folder: Path) -> None:
@@ -153,9 +157,7 @@ def _stage(path: Path, content: bytes) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)
+        part.chmod(0o666 & ~_UMASK)
     except BaseException:
         part.unlink()
         raise

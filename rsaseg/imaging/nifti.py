@@ -27,6 +27,8 @@ Source = str | os.PathLike[str] | Nifti1Image
 """A NIfTI file's path, or an image that nibabel has loaded or made."""
 
 SUFFIXES = (".nii.gz", ".nii")
+_NOT_MM = {1: "metres", 3: "micrometres"}
+"""Codes of NIfTI's spatial units; 0, unknown, is taken for mm as everywhere."""
 _GEOMETRY_FIELDS = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
@@ -124,6 +126,9 @@ def _check_grid(path: Path, image: Any, what: str) -> Grid:
         raise InputError(f"{path}: a {len(shape)}D image; give one 3D {what}")
     if image.get_data_dtype().kind not in "iufb":
         raise InputError(f"{path}: voxels are not plain numbers; give a grey-value image")
+    unit = _NOT_MM.get(int(image.header["xyzt_units"]) & 7)
+    if unit:
+        raise GeometryError(f"{path}: its header is in {unit}; rewrite it in mm")
     affine = np.asarray(image.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or not abs(np.linalg.det(affine[:3, :3])) > 1e-9:
         raise GeometryError(
@@ -216,7 +221,7 @@ def as_mask(image: Any, name: str) -> tuple[NDArray[np.bool_], Grid]:
         grid = _check_grid(path, image, "mask")
         data = np.asarray(image.dataobj).reshape(grid.shape)
     mask = np.abs(data - 1) < 1e-3 if data.dtype.kind == "f" else data == 1
-    if not (mask | (np.abs(data) < 1e-3)).all():
+    if not (mask | (np.abs(data) < 1e-3 if data.dtype.kind == "f" else data == 0)).all():
         raise InputError(f"{path}: a mask may hold only 0 and 1; binarise it first")
     return mask, grid
 

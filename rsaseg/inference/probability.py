@@ -121,7 +121,7 @@ def predict_probability(
     Raises
     ------
     InputError
-        If the image or an option is out of range.
+        If the image or an option is out of range, or a probability is not a number.
     DeviceError
         If the device runs out of memory with the smallest window too.
     """
@@ -157,6 +157,12 @@ def predict_probability(
                     f"{SMALLEST_WINDOW_VOX} voxels: free some or use --device cpu"
                 ) from error
             note = f"{device} ran out of memory; used windows of {window} voxels"
+            continue
+        if not probability.isfinite().all():
+            if dtype is torch.float32:
+                raise InputError("the network gives no number for this image; check the image")
+            dtype, note = torch.float32, f"{dtype} gave no number somewhere; used float32"
+            run = _runner(network, device, dtype)
             continue
         return Prediction(probability, window, str(dtype).removeprefix("torch."), str(device), note)
 

@@ -22,7 +22,7 @@ def brain_units(data: NDArray[np.float32], deep: NDArray[np.bool_]) -> NDArray[n
     air = float(np.percentile(data, 0.5))
     inside = data[deep & (data > air)]
     brain = float(np.median(inside)) - air if inside.size else 1.0
-    scaled: NDArray[np.float32] = 3 * ((data - air) / max(brain, 1e-6) - 1)
+    scaled: NDArray[np.float32] = 3 * ((data - air) / (brain if brain > 0 else 1.0) - 1)
     return scaled
 
 
@@ -62,5 +62,5 @@ def head_units(data: NDArray[np.float32], head: NDArray[np.bool_]) -> NDArray[np
     inside = data[head]
     low, high = np.percentile(inside, (1.0, 99.0))
     inside = inside[(inside >= low) & (inside <= high)]
-    scaled: NDArray[np.float32] = (data - inside.mean()) / max(float(inside.std()), 1e-6)
+    scaled: NDArray[np.float32] = (data - inside.mean()) / (float(inside.std()) or 1.0)
     return scaled

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsaseg.errors import InputError, RegistrationError
-from rsaseg.imaging import Volume, resample
+from rsaseg.imaging import Grid, Volume, resample
 from rsaseg.registration import flirt, simpleitk
 from rsaseg.registration.quality import Quality, apart_mm, judge
 from rsaseg.registration.simpleitk import Side
@@ -23,6 +23,8 @@ Float = NDArray[np.float64]
 MIN_SLICES = 8
 WARN_APART_MM = 1.0
 FAIL_APART_MM = 3.0
+MOST = 0.9
+"""An image that covers less of the FLAIR's head is told of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,10 +115,11 @@ def align_exam(
     Raises
     ------
     InputError
-        If ``flirt`` is asked for and absent, or the engine is unknown.
+        If ``flirt`` is asked for and absent, the engine is unknown, or two sequences are one file.
     RegistrationError
         If a sequence could not be aligned well enough and ``force`` is off.
     """
+    _refuse_copies({**others, "FLAIR": flair})
     images, alignments = {}, {}
     with ThreadPoolExecutor() as pool:  # ITK images are not shared between threads
         registered = list(pool.map(lambda one: _register(one, flair, engine), others.values()))
@@ -128,6 +131,15 @@ def align_exam(
             warning = f"{volume.name}: {found.problem}; used all the same"
             alignments[name] = replace(found, warnings=(*found.warnings, warning))
     return AlignedExam({**images, "FLAIR": flair}, alignments)
+
+
+def _refuse_copies(exam: Mapping[str, Volume]) -> None:
+    """Refuse a file that stands for two sequences."""
+    seen: dict[str, str] = {}
+    for name, volume in exam.items():
+        first = seen.setdefault(volume.sha256, name) if volume.sha256 else name
+        if first != name:
+            raise InputError(f"{volume.name}: the same as the {first}; give the {name} itself")
 
 
 def choose_engine(engine: Engine) -> tuple[str, str]:
@@ -187,6 +199,7 @@ def _register(moving: Volume, flair: Volume, engine: Engine) -> tuple[Alignment,
     for alignment in _ways(moving, fixed, engine, tried):
         image = _place(moving, flair, alignment)
         judged = _judged(alignment, image, fixed) if alignment.engine != "none" else alignment
+        judged = _with_coverage(judged, moving, flair)
         tried.append((replace(judged, seconds=time.perf_counter() - started), image))
         if not judged.problem:
             return tried[-1]
@@ -241,6 +254,38 @@ def _checked(moving: Volume, flair: Volume, pose: Float, name: str, version: str
     problem = f"{said}; look at the images" if apart > FAIL_APART_MM else ""
     notes = (f"{moving.name}: {said}; look at the registration",) if apart > WARN_APART_MM else ()
     return Alignment(found, name, version, None, problem=problem, warnings=notes)
+
+
+def _with_coverage(alignment: Alignment, moving: Volume, flair: Volume) -> Alignment:
+    """Return the alignment with what is wrong, or to be known, of how much the image covers."""
+    covered = coverage(moving.grid, flair, alignment.flair_from_moving) if alignment.moved else 1.0
+    if covered == 0:
+        problem = alignment.problem or "does not cover any of the FLAIR; is it of another exam?"
+        return replace(alignment, problem=problem)
+    if covered > MOST:
+        return alignment
+    note = f"{moving.name}: covers only {covered:.0%} of the FLAIR's head; masks suffer beyond it"
+    return replace(alignment, warnings=(*alignment.warnings, note))
+
+
+def coverage(grid: Grid, flair: Volume, flair_from_moving: Float) -> float:
+    """Return the share of the FLAIR's head that lies within an image's field of view.
+
+    Parameters
+    ----------
+    grid : Grid
+        Of the image.
+    flair : Volume
+        Its voxels over the mean count as head; every fourth is looked at.
+    flair_from_moving : ndarray
+        (4, 4), RAS mm.
+    """
+    data = flair.data[::4, ::4, ::4]
+    head = 4 * np.argwhere(data >= data.mean())
+    vox_from_vox = np.linalg.inv(flair_from_moving @ grid.affine) @ flair.grid.affine
+    there = head @ vox_from_vox[:3, :3].T + vox_from_vox[:3, 3]
+    inside = (there > -1) & (there < np.array(grid.shape))
+    return float(inside.all(axis=1).mean())
 
 
 def _place(moving: Volume, flair: Volume, alignment: Alignment) -> Volume:

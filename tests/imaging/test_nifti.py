@@ -21,8 +21,9 @@ from nibabel.orientations import axcodes2ornt
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.transform import Rotation
 
-from rsaseg.errors import InputError
+from rsaseg.errors import GeometryError, InputError
 from rsaseg.imaging import (
+    as_mask,
     as_volume,
     check_suffix,
     read_mask,
@@ -259,6 +260,15 @@ def test_other_values_are_no_mask(tmp_path, values):
         read_mask(tmp_path / "mask.nii")
 
 
+@pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8"])
+def test_the_least_value_of_a_type_is_no_0(dtype):
+    data = some_data("u1").astype(dtype) % 2
+    data[0, 0, 0] = np.iinfo(dtype).min  # abs() leaves it below 0
+    image = nib.Nifti1Image(data, some_affine(), dtype=data.dtype)
+    with pytest.raises(InputError, match="a mask may hold only 0 and 1"):
+        as_mask(image, "mask.nii")
+
+
 # ---- writing ----
 
 
@@ -358,3 +368,16 @@ def test_only_nifti_names_are_written(tmp_path, name):
         write_nifti(tmp_path / name, np.ones(volume.data.shape, np.uint8), volume.header)
     assert check_suffix(Path("a.b.NII.GZ")) == ".nii.gz"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("unit", "words"), [("meter", "in metres"), ("micron", "in micrometres")])
+def test_other_units_than_mm_are_refused(tmp_path, unit, words):
+    image = make_image(some_data("u1") % 2, some_affine())
+    for known in ("unknown", "mm"):
+        image.header.set_xyzt_units(known, "sec")
+        assert as_volume(image, "image").grid.matches(as_mask(image, "image")[1])
+    image.header.set_xyzt_units(unit, "sec")
+    nib.save(image, tmp_path / "image.nii")
+    for read in (read_volume, read_mask):
+        with pytest.raises(GeometryError, match=f"image.nii: its header is {words}"):
+            read(tmp_path / "image.nii")

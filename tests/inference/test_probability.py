@@ -187,3 +187,26 @@ print((peak_bytes() - before) / estimate)
 def test_the_memory_estimate_covers_what_a_pass_takes():
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, check=True)
     assert 0.2 < float(done.stdout) < 1  # 0.3 in bfloat16, more in float32
+
+
+class NoNumber(nn.Module):
+    """Gives NaN for one voxel in bfloat16; in float32 too, if ``always``."""
+
+    def __init__(self, always: bool) -> None:
+        super().__init__()
+        self.always = always
+
+    def forward(self, x):
+        logits = torch.stack([x[:, 0], x[:, 1]], 1).clone()
+        if self.always or torch.is_autocast_enabled("cpu"):
+            logits[0, 0, 3, 4, 5] = torch.nan
+        return logits
+
+
+def test_a_probability_that_is_no_number_is_computed_again_in_float32(image):
+    found = predict_probability(NoNumber(False), image, (8, 16, 16), CPU, precision="bfloat16")
+    assert (found.precision, found.window_vox) == ("float32", None)
+    assert "bfloat16 gave no number" in found.note
+    torch.testing.assert_close(found.probability, image[:2].softmax(0)[1])
+    with pytest.raises(InputError, match="the network gives no number"):
+        predict_probability(NoNumber(True), image, (8, 16, 16), CPU, precision="bfloat16")

@@ -242,3 +242,12 @@ def test_a_missing_sequence_is_zero(phantom: Phantom) -> None:
     assert not image[0].any()
     assert image[1].any()
     assert image[2].any()
+
+
+@pytest.mark.parametrize("units", [brain_units, head_units])
+@pytest.mark.parametrize("factor", [1e-15, 1e-9, 1e9])
+def test_units_do_not_depend_on_the_scanners(units, factor: float) -> None:
+    data = np.random.default_rng(0).gamma(2, 100, (9, 9, 9)).astype(np.float32)
+    everywhere = np.ones(data.shape, bool)
+    expected = units(data, everywhere)
+    np.testing.assert_allclose(units(data * np.float32(factor), everywhere), expected, atol=1e-4)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from nibabel.nifti1 import Nifti1Header
 from poses import FLAIR_FROM, mean_error_mm, rigid
 
 from rsaseg.errors import InputError, RegistrationError
-from rsaseg.imaging import Grid, resample
+from rsaseg.imaging import Grid, Volume, resample
 from rsaseg.phantom import make_phantom
 from rsaseg.registration import align, align_exam, flirt, register
 
@@ -205,3 +207,55 @@ def test_sheared_image_is_handed_to_flirt_straight(act, tiny, tmp_path):
     back = resample(np.asarray(copy.dataobj), seen, tiny["FLAIR"].grid)
     inside = back > 0
     assert np.corrcoef(back[inside], tiny["T1"].data[inside])[0, 1] > 0.95
+
+
+def box(shape, corner_mm=(0.0, 0.0, 0.0), spacing_mm=(2.0, 2.0, 2.0)):
+    affine = np.diag((*spacing_mm, 1.0))
+    affine[:3, 3] = corner_mm
+    data = np.ones(shape, np.float32)
+    data[: shape[0] // 2] = 3  # the lower half of x is head
+    return Volume(data, Grid(shape, affine), Nifti1Header(), "box.nii")
+
+
+@pytest.mark.parametrize(
+    ("shape", "corner_mm", "share"),
+    [
+        ((40, 40, 40), (0, 0, 0), 1.0),
+        ((40, 40, 20), (0, 0, 0), 0.5),
+        ((40, 40, 40), (0, 40, 0), 0.5),
+        ((40, 40, 40), (16, 0, 0), 0.6),
+        ((20, 40, 40), (0, 0, 0), 1.0),
+        ((20, 40, 40), (40, 0, 0), 0.0),
+        ((40, 40, 40), (0, 0, 600), 0.0),
+    ],
+)
+def test_how_much_of_the_head_an_image_covers(shape, corner_mm, share):
+    flair, away = box((40, 40, 40)), rigid((5, -7, 9), (30, -20, 10))
+    grid = box(shape, corner_mm).grid
+    assert align.coverage(grid, flair, np.eye(4)) == pytest.approx(share, abs=0.02)
+    moved = Grid(shape, np.linalg.inv(away) @ grid.affine)
+    assert align.coverage(moved, flair, away) == pytest.approx(share, abs=0.02)
+
+
+def test_an_image_that_covers_nothing_is_refused_and_one_that_covers_half_is_told(tiny):
+    flair, t1 = tiny["FLAIR"], tiny["T1"]
+    shift = np.eye(4)
+    shift[2, 3] = 600
+    far = replace(t1, grid=Grid(t1.grid.shape, shift @ t1.grid.affine), name="far.nii")
+    with pytest.raises(RegistrationError, match=r"far.nii: does not cover any of the FLAIR"):
+        align_exam(flair, {"T1": far}, "none")
+    (warning,) = align_exam(flair, {"T1": far}, "none", force=True).warnings
+    assert "used all the same" in warning
+    lower = Grid((*t1.grid.shape[:2], 13), t1.grid.affine)
+    half = replace(t1, grid=lower, data=t1.data[..., :13], name="half.nii")
+    (warning,) = align_exam(flair, {"T1": half}, "none").warnings
+    assert re.fullmatch(r"half.nii: covers only \d\d% of the FLAIR's head; .*", warning)
+
+
+def test_one_file_for_two_sequences_is_refused(tiny):
+    flair = replace(tiny["FLAIR"], sha256="a")
+    copy, t2 = replace(flair, name="t1.nii"), replace(tiny["T2"], sha256="b")
+    with pytest.raises(InputError, match=r"the same as the T1; give the FLAIR itself"):
+        align_exam(flair, {"T1": copy, "T2": t2}, "none")
+    in_memory = {name: replace(volume, sha256="") for name, volume in tiny.items()}
+    align_exam(in_memory.pop("FLAIR"), in_memory, "none")
