@@ -122,11 +122,14 @@ def preprocess_folder(
     Raises
     ------
     InputError
-        If ``data`` is no folder or holds no exam.
+        If ``data`` is no folder, cannot be read or holds no exam.
     """
     if not data.is_dir():
         raise InputError(f"{data}: no such folder; give a folder with one folder per exam")
-    places = sorted(place for place in data.iterdir() if place.is_dir() and _holds_exam(place))
+    try:
+        places = sorted(place for place in data.iterdir() if place.is_dir() and _holds_exam(place))
+    except OSError as error:
+        raise _unreadable(data, error) from None
     if not places:
         raise InputError(f"{data}: no exams found; put T1, T2 and FLAIR in a folder each")
     outcomes, report = [], progress or untold
@@ -137,23 +140,45 @@ def preprocess_folder(
     return outcomes
 
 
+def _unreadable(place: Path, error: OSError) -> InputError:
+    return InputError(f"{place}: cannot be read ({error.strerror}); check its permissions")
+
+
 def _holds_exam(place: Path) -> bool:
+    """Whether it holds one, or cannot be read, which its outcome tells then."""
     images = ("t1.nii", "t2.nii", "flair.nii")
-    return any(path.name.lower().startswith(images) for path in place.iterdir())
+    try:
+        return any(path.name.lower().startswith(images) for path in place.iterdir())
+    except OSError:
+        return True
 
 
 def _one_of_many(place: Path, folder: Path, choices: Choices) -> Outcome:
     try:
-        found = find_files(place)
-        if "flair" not in found:
-            raise InputError(f"{place}: has no FLAIR NIfTI file; add it or move the exam")
-        names = {"t1": "T1", "t2": "T2", "flair": "FLAIR"}
-        files = {names.get(name, name): path for name, path in found.items()}
+        files = _files_of(place)
         if _is_done(files, folder, choices):
             return Outcome(place.name, "skipped")
         return Outcome(place.name, "done", exam=_preprocess(files, folder, choices))
     except RsasegError as error:
-        return Outcome(place.name, "failed", str(error))
+        reason = str(error)
+    except MemoryError:
+        reason = f"{place}: ran out of memory; preprocess it where there is more"
+    except Exception as error:  # no exam may stop the others
+        text = " ".join(str(error).split())
+        reason = f"{place}: {type(error).__name__}: {text}; preprocess it alone with --debug"
+    return Outcome(place.name, "failed", reason)
+
+
+def _files_of(place: Path) -> dict[str, Path]:
+    """Return the files of an exam's folder by the name that they are written under."""
+    try:
+        found = find_files(place)
+    except OSError as error:
+        raise _unreadable(place, error) from None
+    if "flair" not in found:
+        raise InputError(f"{place}: has no FLAIR NIfTI file; add it or move the exam")
+    names = {"t1": "T1", "t2": "T2", "flair": "FLAIR"}
+    return {names.get(name, name): path for name, path in found.items()}
 
 
 def _is_done(files: dict[str, Path], folder: Path, choices: Choices) -> bool:

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -287,6 +287,60 @@ def test_a_broken_exam_does_not_stop_the_others_and_a_rerun_resumes(many, tmp_pa
     assert [one.status for one in third] == ["done", "skipped", "skipped"]
     fourth = preprocess_folder(many, out, replace(NONE, force=True))
     assert [one.status for one in fourth] == ["done"] * 3
+
+
+def _single_slice(source: Path, path: Path) -> None:
+    image = nib.load(source)
+    middle = image.shape[2] // 2
+    data = image.get_fdata(dtype=np.float32)[:, :, middle : middle + 1]
+    nib.Nifti1Image(data, image.affine).to_filename(path)
+
+
+def test_an_exam_of_one_slice_stops_no_other_under_n4(phantom_files, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    _single_slice(phantom_files["FLAIR"], tmp_path / "data" / "a" / "FLAIR.nii")
+    shutil.copy(phantom_files["FLAIR"], tmp_path / "data" / "b")
+    outcomes = preprocess_folder(tmp_path / "data", tmp_path / "out", Choices("none", n4=True))
+    assert [one.status for one in outcomes] == ["failed", "done"]
+    flair = tmp_path / "data" / "a" / "FLAIR.nii"
+    assert outcomes[0].message == f"{flair}: too thin for N4 (84 x 96 x 1 voxels); leave --n4 out"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "ran out of memory"),
+        (RuntimeError("of\nITK"), "RuntimeError: of ITK; preprocess it alone with --debug"),
+    ],
+)
+def test_an_unforeseen_error_is_an_exams_own(error, words, many, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("rsaseg.preprocess.align_exam", fail)
+    outcomes = preprocess_folder(many, tmp_path / "out", NONE)
+    assert [one.status for one in outcomes] == ["failed"] * 3
+    assert f"{many / 'a'}: {words}" in outcomes[0].message
+
+
+def test_a_folder_that_cannot_be_read_stops_no_other(many, tmp_path, monkeypatch):
+    inside = Path.iterdir
+
+    def deny(folder: Path) -> Iterator[Path]:
+        if folder in denied:
+            raise PermissionError(13, "Permission denied")
+        return inside(folder)
+
+    monkeypatch.setattr(Path, "iterdir", deny)
+    denied = [many / "b"]
+    outcomes = preprocess_folder(many, tmp_path / "out", NONE)
+    assert [one.status for one in outcomes] == ["done", "failed", "done"]
+    assert outcomes[1].message.startswith(f"{many / 'b'}: cannot be read (Permission denied); ")
+    denied = [many]
+    with pytest.raises(InputError, match="data: cannot be read"):
+        preprocess_folder(many, tmp_path / "out", NONE)
 
 
 def test_lesion_masks_come_along_for_training(many, tmp_path, phantom):
