@@ -122,7 +122,7 @@ def preprocess_folder(
     Raises
     ------
     InputError
-        If ``data`` is no folder, cannot be read or holds no exam.
+        If ``data`` is no folder, cannot be read or holds no exam, or the output lies in it.
     """
     if not data.is_dir():
         raise InputError(f"{data}: no such folder; give a folder with one folder per exam")
@@ -132,6 +132,8 @@ def preprocess_folder(
         raise _unreadable(data, error) from None
     if not places:
         raise InputError(f"{data}: no exams found; put T1, T2 and FLAIR in a folder each")
+    if folder.resolve().is_relative_to(data.resolve()):  # FLAIR.nii.gz would lie beside flair.nii
+        raise InputError(f"{folder}: lies in the data; give a folder outside it for the output")
     outcomes, report = [], progress or untold
     for done, place in enumerate(places):
         report("exams", done, len(places))

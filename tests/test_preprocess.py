@@ -289,6 +289,20 @@ def test_a_broken_exam_does_not_stop_the_others_and_a_rerun_resumes(many, tmp_pa
     assert [one.status for one in fourth] == ["done"] * 3
 
 
+@pytest.mark.parametrize("name", [".", "a", "out", "link"])
+def test_output_in_the_data_is_refused(name, phantom_files, tmp_path):
+    data = tmp_path / "data"
+    (data / "a").mkdir(parents=True)
+    flair = nib.load(phantom_files["FLAIR"])
+    flair.to_filename(data / "a" / "flair.nii")
+    (tmp_path / "link").symlink_to(data)
+    folder = tmp_path / "link" if name == "link" else data / name
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match="lies in the data; give a folder outside it"):
+        preprocess_folder(data, folder, NONE)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def _single_slice(source: Path, path: Path) -> None:
     image = nib.load(source)
     middle = image.shape[2] // 2
