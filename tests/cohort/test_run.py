@@ -51,7 +51,10 @@ def test_bad_exams_are_told_and_stop_no_other(here, data):
     assert not any(str(data) in value for row in table.values() for value in row.values())
     assert [outcome.exam for outcome in here.failures] == ["broken", "empty"]
     assert {p.name for p in here.table.parent.iterdir() if p.is_dir()} == set(GOOD)
-    assert json.loads(here.table.with_suffix(".json").read_text()) == TABLE_COLUMNS
+    record = json.loads(here.table.with_suffix(".json").read_text())
+    hashes = record.pop("files_sha256")
+    assert record == TABLE_COLUMNS
+    assert hashes == {path.name: sha256(path) for path in (here.table, here.page)}
     assert set(table["a"]) == set(TABLE_COLUMNS)
 
 
@@ -276,6 +279,53 @@ def test_a_stopped_run_leaves_a_table_of_what_was_done(data, settings, tmp_path,
         segment_cohort(data, tmp_path / "out", settings, progress=stop)
     table = (tmp_path / "out" / "cohort.tsv").read_text()
     assert table.count("run again with --resume") == len(table.splitlines()) - 1 - 2
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["cohort.tsv", "index.html"])
+def test_a_table_or_page_with_remarks_is_kept(name, resume, here, data, settings, tmp_path):
+    out = Path(shutil.copytree(here.table.parent, tmp_path / "out"))
+    edit_record(out / name, lambda text: text + "seen by Dr X\n")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=f"{name}: was changed after rsaseg wrote it; move it"):
+        segment_cohort(data, out, settings, resume=resume)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    (out / name).rename(out / "remarks")
+    segment_cohort(data, out, settings, resume=True)
+    assert (out / name).read_bytes() == (here.table.parent / name).read_bytes()
+
+
+def test_a_folder_of_an_earlier_version_is_taken_up_again(here, data, settings, tmp_path):
+    out = Path(shutil.copytree(here.table.parent, tmp_path / "out"))
+    for table in ("of version 0.8", "with remarks"):
+        (out / "cohort.json").write_text(json.dumps(TABLE_COLUMNS, indent=2) + "\n")
+        (out / "cohort.tsv").write_text(table)
+        segment_cohort(data, out, settings, resume=True)
+        assert reproducible_files(out) == reproducible_files(here.table.parent)
+
+
+def test_a_run_killed_before_its_table_is_taken_up_again(
+    here, data, settings, tmp_path, monkeypatch
+):
+    """Whether it was a folder's first run, a later one, or the first of this version."""
+    with monkeypatch.context() as patch:
+        patch.setattr("rsaseg.cohort.run._run_here", killed)
+        patch.setattr("rsaseg.cohort.run._write_tables", killed)
+        for name in ("first", "later", "earlier"):
+            out = tmp_path / name
+            if name != "first":
+                shutil.copytree(here.table.parent, out)
+            if name == "earlier":
+                (out / "cohort.json").write_text(json.dumps(TABLE_COLUMNS))
+            with pytest.raises(SystemExit):
+                segment_cohort(data, out, settings, resume=True)
+    for name in ("first", "later", "earlier"):
+        segment_cohort(data, tmp_path / name, settings, resume=True)
+        assert reproducible_files(tmp_path / name) == reproducible_files(here.table.parent)
+
+
+def killed(*_: object) -> None:
+    raise SystemExit
 
 
 def test_folders_that_cannot_be_the_output_are_refused(data, settings, tmp_path):
