@@ -222,7 +222,7 @@ def _preprocess(files: dict[str, Path], folder: Path, choices: Choices) -> Align
             "GeneratedBy": [{"Name": "rsaseg", "Version": __version__}],
             "choices": asdict(choices),
             "registration": {name: one.as_json() for name, one in exam.alignments.items()},
-            "warnings": [_without_folders(text, files) for text in _warnings(exam, raw)],
+            "warnings": [_without_folders(text, files) for text in warnings_of(exam)],
             "input_sha256": {name: sha256_of(path) for name, path in files.items()},
             "output_sha256": {path.name: sha256_of(path) for path in sorted(place.iterdir())},
             "seconds": round(time.perf_counter() - started, 2),
@@ -304,8 +304,10 @@ def _write_picture(path: Path, exam: AlignedExam) -> None:
         write_atomic(path, registration_picture(exam.images["FLAIR"], others, good))
 
 
-def _warnings(exam: AlignedExam, raw: dict[str, Volume]) -> list[str]:
-    return [*(text for volume in raw.values() for text in volume.warnings), *exam.warnings]
+def warnings_of(exam: AlignedExam) -> list[str]:
+    """Return what the user should know of an exam's headers and of its registration."""
+    of_headers = (text for volume in exam.images.values() for text in volume.warnings)
+    return [*of_headers, *exam.warnings]
 
 
 def _without_folders(text: str, files: dict[str, Path]) -> str:

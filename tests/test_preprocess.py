@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from nibabel.affines import apply_affine
+from typer.testing import CliRunner
 
+from rsaseg.cli import app
 from rsaseg.errors import InputError, RsasegError
 from rsaseg.imaging import Grid, read_volume, resample, write_nifti
 from rsaseg.phantom import make_phantom, write_phantom
@@ -386,6 +389,30 @@ def test_a_failed_registration_is_written_when_forced_and_says_so(raw_files, tmp
     assert "used all the same" in exam.warnings[0]
     record = json.loads((tmp_path / "out" / RECORD).read_text())
     assert record["registration"]["T1"]["problem"]
+
+
+@pytest.mark.parametrize("option", ["--flair", "--data"])
+def test_warnings_are_printed_and_a_picture_named_where_there_is_one(option, raw_files, tmp_path):
+    """The truth: a FLAIR whose header was stripped of its orientation, and a T1 of legs."""
+    place, out = tmp_path / "data" / "p1", tmp_path / "out"
+    place.mkdir(parents=True)
+    flair, t1 = place / "FLAIR.nii.gz", place / "T1.nii.gz"
+    image = nib.load(raw_files["FLAIR"])
+    image.header["sform_code"] = image.header["qform_code"] = 0
+    nib.Nifti1Image(np.asarray(image.dataobj), None, image.header).to_filename(flair)
+    given = [flair] if option == "--flair" else [place.parent]
+    words = ["preprocess", option, *map(str, given), "-o", str(out), "--force"]
+    alone = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert f"warning: {flair}: no orientation in the header" in alone.stderr
+    assert PICTURE not in alone.stdout
+    shutil.copy(raw_files["T1"], t1)
+    _other_body_part(t1)
+    words += ["--t1", str(t1)] if option == "--flair" else []
+    both = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert (alone.exit_code, both.exit_code) == (0, 0)
+    assert f"warning: {flair}: no orientation in the header" in both.stderr
+    assert re.search(rf"warning: {re.escape(str(t1))}: .*; used all the same", both.stderr)
+    assert (PICTURE in both.stdout) == (option == "--flair")
 
 
 def test_predict_after_preprocess_is_predict_on_the_raw_files(raw_session, tmp_path):
