@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import time
@@ -279,6 +280,19 @@ def test_a_stopped_run_leaves_a_table_of_what_was_done(data, settings, tmp_path,
         segment_cohort(data, tmp_path / "out", settings, progress=stop)
     table = (tmp_path / "out" / "cohort.tsv").read_text()
     assert table.count("run again with --resume") == len(table.splitlines()) - 1 - 2
+
+
+def test_a_name_that_is_not_utf_8_stops_no_other(here, data, settings, tmp_path):
+    out = Path(shutil.copytree(here.table.parent, tmp_path / "out"))
+    inputs = Path(shutil.copytree(data, tmp_path / "data"))
+    for name in (b"M\xfcller", b"M\xf6ller"):
+        shutil.copytree(data / "a", inputs / os.fsdecode(name))
+    cohort = segment_cohort(inputs, out, settings, resume=True)
+    table = rows(cohort)
+    assert {name for name, row in table.items() if row["status"] == "done"} == set(GOOD)
+    for name in (r"M\xfcller", r"M\xf6ller"):
+        assert table[name]["reason"] == f"{name}: its name is not UTF-8 text; rename the folder"
+        assert name in cohort.page.read_text()
 
 
 @pytest.mark.parametrize("resume", [False, True])
