@@ -23,7 +23,7 @@ from reproducible import reproducible_files
 
 from rsaseg.cohort import one
 from rsaseg.cohort.exams import find_exams
-from rsaseg.cohort.outcome import TABLE_COLUMNS
+from rsaseg.cohort.outcome import TABLE_COLUMNS, cohort_table, failed
 from rsaseg.cohort.run import Cohort, segment_cohort
 from rsaseg.errors import DeviceError, InputError, WeightsError
 from rsaseg.networks.weights import load_weights, save_weights
@@ -280,6 +280,24 @@ def test_a_stopped_run_leaves_a_table_of_what_was_done(data, settings, tmp_path,
         segment_cohort(data, tmp_path / "out", settings, progress=stop)
     table = (tmp_path / "out" / "cohort.tsv").read_text()
     assert table.count("run again with --resume") == len(table.splitlines()) - 1 - 2
+
+
+def test_spaces_in_a_name_stay_as_they_are(data, settings, tmp_path):
+    names = ["Jane  Doe", " x"]
+    for name in names:
+        shutil.copytree(data / "a", tmp_path / "data" / name)
+    (tmp_path / "data" / "Jane  Roe").mkdir()
+    cohort = segment_cohort(tmp_path / "data", tmp_path / "out", settings)
+    table = rows(cohort)
+    assert sorted(table) == sorted([*names, "Jane  Roe"])
+    assert all((tmp_path / "out" / table[name]["mask"]).is_file() for name in names)
+    assert table["Jane  Roe"]["reason"].startswith("Jane  Roe: no FLAIR")
+    assert cohort.failures[0].failure == table["Jane  Roe"]["reason"]
+
+
+def test_tabs_and_line_ends_in_a_name_stay_out_of_the_table():
+    table = cohort_table([failed("a\tb\r\nc", "no\nmore\tto say\n")]).decode()
+    assert table.splitlines()[1] == "\t".join(["a b c", "failed", *["n/a"] * 6, "no more to say"])
 
 
 def test_a_name_that_is_not_utf_8_stops_no_other(here, data, settings, tmp_path):
