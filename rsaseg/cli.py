@@ -170,8 +170,9 @@ def preprocess(
     force: Force = False,
 ) -> None:
     """Align T1 and T2 with the FLAIR; write images, transforms, a record and a picture."""
-    from rsaseg.preprocess import PICTURE, Choices, preprocess_folder, warnings_of
+    from rsaseg.preprocess import Choices, preprocess_folder, warnings_of
     from rsaseg.preprocess import preprocess as run
+    from rsaseg.preprocessing.folder import PICTURE
 
     choices = Choices(registration, n4, force)
     if (flair is None) == (data is None) or (data is not None and (t1 or t2)):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,25 +14,16 @@ from numpy.typing import NDArray
 from rsaseg import __version__
 from rsaseg.errors import GeometryError, InputError, RsasegError
 from rsaseg.imaging import Grid, Volume, read_mask, read_volume, write_atomic, write_nifti
-from rsaseg.imaging.files import check_replaceable, is_own, read_written, sha256_of
+from rsaseg.imaging.files import read_written, sha256_of
 from rsaseg.preprocessing import SEQUENCES
 from rsaseg.preprocessing.bias import correct_bias
+from rsaseg.preprocessing.folder import MASKS, PICTURE, RECORD, all_or_nothing, check_outputs
 from rsaseg.progress import Progress, untold
 from rsaseg.registration import AlignedExam, Alignment, Engine, align_exam
 from rsaseg.registration.flirt import fsl_from_ras
 from rsaseg.registration.itk import tfm_text
 from rsaseg.report.registration_picture import registration_picture
 from rsaseg.training.cases import find_files
-
-RECORD = "preprocess.json"
-PICTURE = "registration.png"
-_MASKS = ("lesion", "brain")
-_WRITTEN = (
-    *(f"{name}.nii.gz" for name in (*SEQUENCES, *_MASKS)),
-    *(f"{name}_to_FLAIR.{kind}" for name in ("T1", "T2") for kind in ("txt", "mat", "tfm")),
-    PICTURE,
-    RECORD,
-)
 
 
 @dataclass(frozen=True)
@@ -203,17 +191,17 @@ def _is_done(files: dict[str, Path], folder: Path, choices: Choices) -> bool:
 def _preprocess(files: dict[str, Path], folder: Path, choices: Choices) -> AlignedExam:
     started = time.perf_counter()
     written = read_written(folder / RECORD, "output_sha256")
-    _check_outputs(folder, files, written)
+    check_outputs(folder, files, written)
     raw = {name: read_volume(files[name]) for name in SEQUENCES if name in files}
     others = {name: volume for name, volume in raw.items() if name != "FLAIR"}
     exam = align_exam(raw["FLAIR"], others, choices.registration, choices.force)
-    with _all_or_nothing(folder, written) as place:
+    with all_or_nothing(folder, written) as place:
         for name, volume in exam.images.items():
             corrected = correct_bias(volume) if choices.n4 else volume
             write_nifti(place / f"{name}.nii.gz", corrected.data, volume.header)
         for name, alignment in exam.alignments.items():
             _write_transforms(place, name, alignment, raw[name].grid, raw["FLAIR"].grid)
-        for name in set(files) & set(_MASKS):
+        for name in set(files) & set(MASKS):
             mask = _read_mask(files[name], raw["FLAIR"])
             write_nifti(place / f"{name}.nii.gz", mask, raw["FLAIR"].header)
         _write_picture(place / PICTURE, exam)
@@ -240,49 +228,6 @@ def _read_mask(path: Path, flair: Volume) -> NDArray[np.uint8]:
             "draw it on the FLAIR"
         )
     return mask.astype(np.uint8)
-
-
-def _check_outputs(folder: Path, files: dict[str, Path], written: dict[str, str]) -> None:
-    """Refuse a folder that is a file, or where an output would replace an input or others' work."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; give a folder")
-    for place in (folder / name for name in _WRITTEN):
-        if any(place.exists() and p.exists() and place.samefile(p) for p in files.values()):
-            raise InputError(f"{place}: is an input; choose another output folder")
-    kept = {f"{name}.nii.gz" for name in _MASKS if name not in files}
-    paths = (folder / name for name in _WRITTEN if name not in kept)
-    check_replaceable(paths, folder / RECORD, written)
-
-
-@contextmanager
-def _all_or_nothing(folder: Path, written: dict[str, str]) -> Iterator[Path]:
-    """Yield a temporary folder whose files move to ``folder`` if nothing goes wrong.
-
-    What an earlier run wrote there and this one did not is removed: it belongs to other inputs.
-    A mask of the user's own, or one that was changed since, stays.
-    """
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=folder, prefix=".rsaseg-")
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written ({error.strerror}); choose another folder"
-        ) from None
-    try:
-        with temporary as name:
-            yield Path(name)
-            for old in _WRITTEN:
-                if not (Path(name) / old).exists() and is_own(folder / old, written):
-                    (folder / old).unlink(missing_ok=True)
-            # the record first: by it the others are known as this program's, whatever comes
-            for path in sorted(Path(name).iterdir(), key=lambda path: path.name != RECORD):
-                path.replace(folder / path.name)
-    except BaseException:
-        for path in made:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-        raise
 
 
 def _write_transforms(

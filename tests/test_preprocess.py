@@ -24,7 +24,8 @@ from rsaseg.errors import InputError, RsasegError
 from rsaseg.imaging import Grid, read_volume, resample, write_nifti
 from rsaseg.phantom import make_phantom, write_phantom
 from rsaseg.predict import predict
-from rsaseg.preprocess import PICTURE, RECORD, Choices, preprocess, preprocess_folder
+from rsaseg.preprocess import Choices, preprocess, preprocess_folder
+from rsaseg.preprocessing.folder import PICTURE, RECORD
 from rsaseg.registration import align_exam
 from rsaseg.registration.flirt import ras_from_fsl
 
