@@ -17,7 +17,14 @@ from rsaseg.imaging import Grid, Volume, read_mask, read_volume, write_atomic, w
 from rsaseg.imaging.files import read_written, sha256_of
 from rsaseg.preprocessing import SEQUENCES
 from rsaseg.preprocessing.bias import correct_bias
-from rsaseg.preprocessing.folder import MASKS, PICTURE, RECORD, all_or_nothing, check_outputs
+from rsaseg.preprocessing.folder import (
+    MASKS,
+    PICTURE,
+    RECORD,
+    all_or_nothing,
+    check_outputs,
+    clear_leftovers,
+)
 from rsaseg.progress import Progress, untold
 from rsaseg.registration import AlignedExam, Alignment, Engine, align_exam
 from rsaseg.registration.flirt import fsl_from_ras
@@ -87,6 +94,7 @@ def preprocess(
         If an image cannot be aligned well enough; see `rsaseg.registration.align_exam`.
     """
     files = {"T1": t1, "T2": t2, "FLAIR": flair}
+    clear_leftovers(folder)
     return _preprocess({name: path for name, path in files.items() if path}, folder, choices)
 
 
@@ -145,6 +153,7 @@ def _holds_exam(place: Path) -> bool:
 
 def _one_of_many(place: Path, folder: Path, choices: Choices) -> Outcome:
     try:
+        clear_leftovers(folder)
         files = _files_of(place)
         if _is_done(files, folder, choices):
             return Outcome(place.name, "skipped")

@@ -252,6 +252,36 @@ def test_a_full_disk_leaves_nothing(phantom_files, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from rsaseg import preprocess
+preprocess._write_picture = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+preprocess.preprocess(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(phantom_files, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    for name in ("a", "b"):
+        (data / name).mkdir(parents=True)
+        shutil.copy(phantom_files["FLAIR"], data / name)
+    (data / "b" / "FLAIR.nii.gz").write_bytes(b"x")
+    left = {}
+    for again in ("made", "skipped"):
+        for name in ("a", "b"):
+            command = [sys.executable, "-c", KILLED, phantom_files["FLAIR"], out / name]
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+            assert subprocess.run(command, check=False, env=environment).returncode < 0
+        (out / "a" / ".rsaseg-notes").mkdir(exist_ok=True)
+        preprocess_folder(data, out, NONE)
+        left[again] = sorted(path.name for path in out.glob("*/*"))
+    assert left == {key: [".rsaseg-notes", "FLAIR.nii.gz", RECORD] for key in left}
+    (out / "a" / ".rsaseg-12ab_xyz").mkdir()
+    preprocess(phantom_files["FLAIR"], out / "a", choices=NONE)
+    assert sorted(path.name for path in out.glob("*/*")) == left["made"]
+
+
 def test_a_second_run_clears_what_the_first_wrote_of_other_inputs(phantom_files, tmp_path):
     preprocess(phantom_files["FLAIR"], tmp_path, phantom_files["T1"], choices=NONE)
     (tmp_path / "notes.txt").write_text("mine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ WRITTEN = (
     PICTURE,
     RECORD,
 )
+_TEMPORARY = ".rsaseg-"
 
 
 def check_outputs(folder: Path, files: dict[str, Path], written: dict[str, str]) -> None:
@@ -49,6 +51,18 @@ def check_outputs(folder: Path, files: dict[str, Path], written: dict[str, str])
     check_replaceable(paths, folder / RECORD, written)
 
 
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a run that was killed left in a folder, which may be missing.
+
+    Parameters
+    ----------
+    folder : Path
+        Of one exam's output.
+    """
+    for left in folder.glob(f"{_TEMPORARY}????????"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 @contextmanager
 def all_or_nothing(folder: Path, written: dict[str, str]) -> Iterator[Path]:
     """Yield a temporary folder whose files move to ``folder`` if nothing goes wrong.
@@ -71,7 +85,7 @@ def all_or_nothing(folder: Path, written: dict[str, str]) -> Iterator[Path]:
     made = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=folder, prefix=".rsaseg-")
+        temporary = tempfile.TemporaryDirectory(dir=folder, prefix=_TEMPORARY)
     except OSError as error:
         raise InputError(
             f"{folder}: cannot be written ({error.strerror}); choose another folder"
