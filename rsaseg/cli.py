@@ -172,24 +172,27 @@ def preprocess(
     force: Force = False,
 ) -> None:
     """Align T1 and T2 with the FLAIR; write images, transforms, a record and a picture."""
-    from rsaseg.preprocess import Choices, preprocess_folder
+    from rsaseg.preprocess import Choices, preprocess_folder, warnings_of
     from rsaseg.preprocess import preprocess as run
+    from rsaseg.preprocessing.folder import PICTURE
 
     choices = Choices(registration, n4, force)
     if (flair is None) == (data is None) or (data is not None and (t1 or t2)):
         raise InputError("give --flair, with --t1 and --t2, for one exam, or --data for many")
     if flair is not None:
         exam = run(flair, folder, t1, t2, choices)
-        for warning in exam.warnings:
+        for warning in warnings_of(exam):
             warn(f"warning: {warning}")
         for name, one in exam.alignments.items():
             how = f"aligned by {one.engine}" if one.moved else "already aligned"
             say(f"{name}: {how}")
-        say(f"{folder}: written; look at registration.png")
+        say(f"{folder}: written{f'; look at {PICTURE}' if exam.alignments else ''}")
         return
     with show_progress() as progress:
         outcomes = preprocess_folder(data or Path(), folder, choices, progress)
     for outcome in outcomes:
+        for warning in warnings_of(outcome.exam) if outcome.exam else ():
+            warn(f"warning: {warning}")
         line = f"{outcome.name}: {outcome.status} {outcome.message}".strip()
         say(line)
     if any(outcome.status == "failed" for outcome in outcomes):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,25 +14,23 @@ from numpy.typing import NDArray
 from rsaseg import __version__
 from rsaseg.errors import GeometryError, InputError, RsasegError
 from rsaseg.imaging import Grid, Volume, read_mask, read_volume, write_atomic, write_nifti
-from rsaseg.imaging.files import check_replaceable, is_own, read_written, sha256_of
+from rsaseg.imaging.files import read_written, sha256_of
 from rsaseg.preprocessing import SEQUENCES
 from rsaseg.preprocessing.bias import correct_bias
+from rsaseg.preprocessing.folder import (
+    MASKS,
+    PICTURE,
+    RECORD,
+    all_or_nothing,
+    check_outputs,
+    clear_leftovers,
+)
 from rsaseg.progress import Progress, untold
 from rsaseg.registration import AlignedExam, Alignment, Engine, align_exam
 from rsaseg.registration.flirt import fsl_from_ras
 from rsaseg.registration.itk import tfm_text
 from rsaseg.report.registration_picture import registration_picture
 from rsaseg.training.cases import find_files
-
-RECORD = "preprocess.json"
-PICTURE = "registration.png"
-_MASKS = ("lesion", "brain")
-_WRITTEN = (
-    *(f"{name}.nii.gz" for name in (*SEQUENCES, *_MASKS)),
-    *(f"{name}_to_FLAIR.{kind}" for name in ("T1", "T2") for kind in ("txt", "mat", "tfm")),
-    PICTURE,
-    RECORD,
-)
 
 
 @dataclass(frozen=True)
@@ -99,6 +94,7 @@ def preprocess(
         If an image cannot be aligned well enough; see `rsaseg.registration.align_exam`.
     """
     files = {"T1": t1, "T2": t2, "FLAIR": flair}
+    clear_leftovers(folder)
     return _preprocess({name: path for name, path in files.items() if path}, folder, choices)
 
 
@@ -122,13 +118,18 @@ def preprocess_folder(
     Raises
     ------
     InputError
-        If ``data`` is no folder or holds no exam.
+        If ``data`` is no folder, cannot be read or holds no exam, or the output lies in it.
     """
     if not data.is_dir():
         raise InputError(f"{data}: no such folder; give a folder with one folder per exam")
-    places = sorted(place for place in data.iterdir() if place.is_dir() and _holds_exam(place))
+    try:
+        places = sorted(place for place in data.iterdir() if place.is_dir() and _holds_exam(place))
+    except OSError as error:
+        raise _unreadable(data, error) from None
     if not places:
         raise InputError(f"{data}: no exams found; put T1, T2 and FLAIR in a folder each")
+    if folder.resolve().is_relative_to(data.resolve()):  # FLAIR.nii.gz would lie beside flair.nii
+        raise InputError(f"{folder}: lies in the data; give a folder outside it for the output")
     outcomes, report = [], progress or untold
     for done, place in enumerate(places):
         report("exams", done, len(places))
@@ -137,23 +138,46 @@ def preprocess_folder(
     return outcomes
 
 
+def _unreadable(place: Path, error: OSError) -> InputError:
+    return InputError(f"{place}: cannot be read ({error.strerror}); check its permissions")
+
+
 def _holds_exam(place: Path) -> bool:
+    """Whether it holds one, or cannot be read, which its outcome tells then."""
     images = ("t1.nii", "t2.nii", "flair.nii")
-    return any(path.name.lower().startswith(images) for path in place.iterdir())
+    try:
+        return any(path.name.lower().startswith(images) for path in place.iterdir())
+    except OSError:
+        return True
 
 
 def _one_of_many(place: Path, folder: Path, choices: Choices) -> Outcome:
     try:
-        found = find_files(place)
-        if "flair" not in found:
-            raise InputError(f"{place}: has no FLAIR NIfTI file; add it or move the exam")
-        names = {"t1": "T1", "t2": "T2", "flair": "FLAIR"}
-        files = {names.get(name, name): path for name, path in found.items()}
+        clear_leftovers(folder)
+        files = _files_of(place)
         if _is_done(files, folder, choices):
             return Outcome(place.name, "skipped")
         return Outcome(place.name, "done", exam=_preprocess(files, folder, choices))
     except RsasegError as error:
-        return Outcome(place.name, "failed", str(error))
+        reason = str(error)
+    except MemoryError:
+        reason = f"{place}: ran out of memory; preprocess it where there is more"
+    except Exception as error:  # no exam may stop the others
+        text = " ".join(str(error).split())
+        reason = f"{place}: {type(error).__name__}: {text}; preprocess it alone with --debug"
+    return Outcome(place.name, "failed", reason)
+
+
+def _files_of(place: Path) -> dict[str, Path]:
+    """Return the files of an exam's folder by the name that they are written under."""
+    try:
+        found = find_files(place)
+    except OSError as error:
+        raise _unreadable(place, error) from None
+    if "flair" not in found:
+        raise InputError(f"{place}: has no FLAIR NIfTI file; add it or move the exam")
+    names = {"t1": "T1", "t2": "T2", "flair": "FLAIR"}
+    return {names.get(name, name): path for name, path in found.items()}
 
 
 def _is_done(files: dict[str, Path], folder: Path, choices: Choices) -> bool:
@@ -176,17 +200,17 @@ def _is_done(files: dict[str, Path], folder: Path, choices: Choices) -> bool:
 def _preprocess(files: dict[str, Path], folder: Path, choices: Choices) -> AlignedExam:
     started = time.perf_counter()
     written = read_written(folder / RECORD, "output_sha256")
-    _check_outputs(folder, files, written)
+    check_outputs(folder, files, written)
     raw = {name: read_volume(files[name]) for name in SEQUENCES if name in files}
     others = {name: volume for name, volume in raw.items() if name != "FLAIR"}
     exam = align_exam(raw["FLAIR"], others, choices.registration, choices.force)
-    with _all_or_nothing(folder, written) as place:
+    with all_or_nothing(folder, written) as place:
         for name, volume in exam.images.items():
             corrected = correct_bias(volume) if choices.n4 else volume
             write_nifti(place / f"{name}.nii.gz", corrected.data, volume.header)
         for name, alignment in exam.alignments.items():
             _write_transforms(place, name, alignment, raw[name].grid, raw["FLAIR"].grid)
-        for name in set(files) & set(_MASKS):
+        for name in set(files) & set(MASKS):
             mask = _read_mask(files[name], raw["FLAIR"])
             write_nifti(place / f"{name}.nii.gz", mask, raw["FLAIR"].header)
         _write_picture(place / PICTURE, exam)
@@ -195,7 +219,7 @@ def _preprocess(files: dict[str, Path], folder: Path, choices: Choices) -> Align
             "GeneratedBy": [{"Name": "rsaseg", "Version": __version__}],
             "choices": asdict(choices),
             "registration": {name: one.as_json() for name, one in exam.alignments.items()},
-            "warnings": [_without_folders(text, files) for text in _warnings(exam, raw)],
+            "warnings": [_without_folders(text, files) for text in warnings_of(exam)],
             "input_sha256": {name: sha256_of(path) for name, path in files.items()},
             "output_sha256": {path.name: sha256_of(path) for path in sorted(place.iterdir())},
             "seconds": round(time.perf_counter() - started, 2),
@@ -213,49 +237,6 @@ def _read_mask(path: Path, flair: Volume) -> NDArray[np.uint8]:
             "draw it on the FLAIR"
         )
     return mask.astype(np.uint8)
-
-
-def _check_outputs(folder: Path, files: dict[str, Path], written: dict[str, str]) -> None:
-    """Refuse a folder that is a file, or where an output would replace an input or others' work."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; give a folder")
-    for place in (folder / name for name in _WRITTEN):
-        if any(place.exists() and p.exists() and place.samefile(p) for p in files.values()):
-            raise InputError(f"{place}: is an input; choose another output folder")
-    kept = {f"{name}.nii.gz" for name in _MASKS if name not in files}
-    paths = (folder / name for name in _WRITTEN if name not in kept)
-    check_replaceable(paths, folder / RECORD, written)
-
-
-@contextmanager
-def _all_or_nothing(folder: Path, written: dict[str, str]) -> Iterator[Path]:
-    """Yield a temporary folder whose files move to ``folder`` if nothing goes wrong.
-
-    What an earlier run wrote there and this one did not is removed: it belongs to other inputs.
-    A mask of the user's own, or one that was changed since, stays.
-    """
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=folder, prefix=".rsaseg-")
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written ({error.strerror}); choose another folder"
-        ) from None
-    try:
-        with temporary as name:
-            yield Path(name)
-            for old in _WRITTEN:
-                if not (Path(name) / old).exists() and is_own(folder / old, written):
-                    (folder / old).unlink(missing_ok=True)
-            # the record first: by it the others are known as this program's, whatever comes
-            for path in sorted(Path(name).iterdir(), key=lambda path: path.name != RECORD):
-                path.replace(folder / path.name)
-    except BaseException:
-        for path in made:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-        raise
 
 
 def _write_transforms(
@@ -277,8 +258,10 @@ def _write_picture(path: Path, exam: AlignedExam) -> None:
         write_atomic(path, registration_picture(exam.images["FLAIR"], others, good))
 
 
-def _warnings(exam: AlignedExam, raw: dict[str, Volume]) -> list[str]:
-    return [*(text for volume in raw.values() for text in volume.warnings), *exam.warnings]
+def warnings_of(exam: AlignedExam) -> list[str]:
+    """Return what the user should know of an exam's headers and of its registration."""
+    of_headers = (text for volume in exam.images.values() for text in volume.warnings)
+    return [*of_headers, *exam.warnings]
 
 
 def _without_folders(text: str, files: dict[str, Path]) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from nibabel.affines import apply_affine
+from typer.testing import CliRunner
 
+from rsaseg.cli import app
 from rsaseg.errors import InputError, RsasegError
 from rsaseg.imaging import Grid, read_volume, resample, write_nifti
 from rsaseg.phantom import make_phantom, write_phantom
 from rsaseg.predict import predict
-from rsaseg.preprocess import PICTURE, RECORD, Choices, preprocess, preprocess_folder
+from rsaseg.preprocess import Choices, preprocess, preprocess_folder
+from rsaseg.preprocessing.folder import PICTURE, RECORD
 from rsaseg.registration import align_exam
 from rsaseg.registration.flirt import ras_from_fsl
 
@@ -248,6 +252,36 @@ def test_a_full_disk_leaves_nothing(phantom_files, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from rsaseg import preprocess
+preprocess._write_picture = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+preprocess.preprocess(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(phantom_files, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    for name in ("a", "b"):
+        (data / name).mkdir(parents=True)
+        shutil.copy(phantom_files["FLAIR"], data / name)
+    (data / "b" / "FLAIR.nii.gz").write_bytes(b"x")
+    left = {}
+    for again in ("made", "skipped"):
+        for name in ("a", "b"):
+            command = [sys.executable, "-c", KILLED, phantom_files["FLAIR"], out / name]
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+            assert subprocess.run(command, check=False, env=environment).returncode < 0
+        (out / "a" / ".rsaseg-notes").mkdir(exist_ok=True)
+        preprocess_folder(data, out, NONE)
+        left[again] = sorted(path.name for path in out.glob("*/*"))
+    assert left == {key: [".rsaseg-notes", "FLAIR.nii.gz", RECORD] for key in left}
+    (out / "a" / ".rsaseg-12ab_xyz").mkdir()
+    preprocess(phantom_files["FLAIR"], out / "a", choices=NONE)
+    assert sorted(path.name for path in out.glob("*/*")) == left["made"]
+
+
 def test_a_second_run_clears_what_the_first_wrote_of_other_inputs(phantom_files, tmp_path):
     preprocess(phantom_files["FLAIR"], tmp_path, phantom_files["T1"], choices=NONE)
     (tmp_path / "notes.txt").write_text("mine")
@@ -289,6 +323,74 @@ def test_a_broken_exam_does_not_stop_the_others_and_a_rerun_resumes(many, tmp_pa
     assert [one.status for one in fourth] == ["done"] * 3
 
 
+@pytest.mark.parametrize("name", [".", "a", "out", "link"])
+def test_output_in_the_data_is_refused(name, phantom_files, tmp_path):
+    data = tmp_path / "data"
+    (data / "a").mkdir(parents=True)
+    flair = nib.load(phantom_files["FLAIR"])
+    flair.to_filename(data / "a" / "flair.nii")
+    (tmp_path / "link").symlink_to(data)
+    folder = tmp_path / "link" if name == "link" else data / name
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match="lies in the data; give a folder outside it"):
+        preprocess_folder(data, folder, NONE)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def _single_slice(source: Path, path: Path) -> None:
+    image = nib.load(source)
+    middle = image.shape[2] // 2
+    data = image.get_fdata(dtype=np.float32)[:, :, middle : middle + 1]
+    nib.Nifti1Image(data, image.affine).to_filename(path)
+
+
+def test_an_exam_of_one_slice_stops_no_other_under_n4(phantom_files, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    _single_slice(phantom_files["FLAIR"], tmp_path / "data" / "a" / "FLAIR.nii")
+    shutil.copy(phantom_files["FLAIR"], tmp_path / "data" / "b")
+    outcomes = preprocess_folder(tmp_path / "data", tmp_path / "out", Choices("none", n4=True))
+    assert [one.status for one in outcomes] == ["failed", "done"]
+    flair = tmp_path / "data" / "a" / "FLAIR.nii"
+    assert outcomes[0].message == f"{flair}: too thin for N4 (84 x 96 x 1 voxels); leave --n4 out"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "ran out of memory"),
+        (RuntimeError("of\nITK"), "RuntimeError: of ITK; preprocess it alone with --debug"),
+    ],
+)
+def test_an_unforeseen_error_is_an_exams_own(error, words, many, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("rsaseg.preprocess.align_exam", fail)
+    outcomes = preprocess_folder(many, tmp_path / "out", NONE)
+    assert [one.status for one in outcomes] == ["failed"] * 3
+    assert f"{many / 'a'}: {words}" in outcomes[0].message
+
+
+def test_a_folder_that_cannot_be_read_stops_no_other(many, tmp_path, monkeypatch):
+    inside = Path.iterdir
+
+    def deny(folder: Path) -> Iterator[Path]:
+        if folder in denied:
+            raise PermissionError(13, "Permission denied")
+        return inside(folder)
+
+    monkeypatch.setattr(Path, "iterdir", deny)
+    denied = [many / "b"]
+    outcomes = preprocess_folder(many, tmp_path / "out", NONE)
+    assert [one.status for one in outcomes] == ["done", "failed", "done"]
+    assert outcomes[1].message.startswith(f"{many / 'b'}: cannot be read (Permission denied); ")
+    denied = [many]
+    with pytest.raises(InputError, match="data: cannot be read"):
+        preprocess_folder(many, tmp_path / "out", NONE)
+
+
 def test_lesion_masks_come_along_for_training(many, tmp_path, phantom):
     preprocess_folder(many, tmp_path / "out", NONE)
     lesion = nib.load(tmp_path / "out" / "a" / "lesion.nii.gz")
@@ -318,6 +420,30 @@ def test_a_failed_registration_is_written_when_forced_and_says_so(raw_files, tmp
     assert "used all the same" in exam.warnings[0]
     record = json.loads((tmp_path / "out" / RECORD).read_text())
     assert record["registration"]["T1"]["problem"]
+
+
+@pytest.mark.parametrize("option", ["--flair", "--data"])
+def test_warnings_are_printed_and_a_picture_named_where_there_is_one(option, raw_files, tmp_path):
+    """The truth: a FLAIR whose header was stripped of its orientation, and a T1 of legs."""
+    place, out = tmp_path / "data" / "p1", tmp_path / "out"
+    place.mkdir(parents=True)
+    flair, t1 = place / "FLAIR.nii.gz", place / "T1.nii.gz"
+    image = nib.load(raw_files["FLAIR"])
+    image.header["sform_code"] = image.header["qform_code"] = 0
+    nib.Nifti1Image(np.asarray(image.dataobj), None, image.header).to_filename(flair)
+    given = [flair] if option == "--flair" else [place.parent]
+    words = ["preprocess", option, *map(str, given), "-o", str(out), "--force"]
+    alone = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert f"warning: {flair}: no orientation in the header" in alone.stderr
+    assert PICTURE not in alone.stdout
+    shutil.copy(raw_files["T1"], t1)
+    _other_body_part(t1)
+    words += ["--t1", str(t1)] if option == "--flair" else []
+    both = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert (alone.exit_code, both.exit_code) == (0, 0)
+    assert f"warning: {flair}: no orientation in the header" in both.stderr
+    assert re.search(rf"warning: {re.escape(str(t1))}: .*; used all the same", both.stderr)
+    assert (PICTURE in both.stdout) == (option == "--flair")
 
 
 def test_predict_after_preprocess_is_predict_on_the_raw_files(raw_session, tmp_path):

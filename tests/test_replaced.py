@@ -21,8 +21,9 @@ from rsaseg.lesions import Cut
 from rsaseg.networks.weights import WeightsInfo
 from rsaseg.phantom import make_phantom, write_phantom
 from rsaseg.predict import Extras, predict
-from rsaseg.preprocess import RECORD, Choices, preprocess, preprocess_folder
+from rsaseg.preprocess import Choices, preprocess, preprocess_folder
 from rsaseg.preprocessing import InputSpec
+from rsaseg.preprocessing.folder import RECORD
 from rsaseg.segmentation import Settings
 from rsaseg.segmentation.model import Model
 

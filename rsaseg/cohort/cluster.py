@@ -15,7 +15,8 @@ from rsaseg.cohort.exams import Exam
 from rsaseg.cohort.one import Job, segment_one
 from rsaseg.cohort.outcome import Outcome, failed
 from rsaseg.errors import InputError
-from rsaseg.networks.shipped import find_weights
+from rsaseg.networks.shipped import find_partner, find_weights
+from rsaseg.networks.weights import load_weights
 from rsaseg.segmentation.model import load_model
 
 try:
@@ -28,25 +29,33 @@ SECONDS_FOR_A_WORKER = 60
 
 
 class WeightsOnWorker(WorkerPlugin):
-    """The weights' file, sent once to each worker, to those too that join later.
+    """The weights' files, sent once to each worker, to those too that join later.
 
     Parameters
     ----------
     path : Path
-        The file, on the machine that sends it.
+        The weights, on the machine that sends them; their partners' files go along.
     """
 
     def __init__(self, path: Path) -> None:
         self.file_name = path.name
-        self.content = path.read_bytes()
+        self.contents = {file.name: file.read_bytes() for file in _with_partners(path)}
 
     def setup(self, worker: Any) -> None:  # noqa: ARG002
         """Load the network, on the worker."""
         with tempfile.TemporaryDirectory(prefix="rsaseg-") as folder:
-            path = Path(folder, self.file_name)
-            path.write_bytes(self.content)
-            self.model = load_model(str(path))
+            for name, content in self.contents.items():
+                Path(folder, name).write_bytes(content)
+            self.model = load_model(str(Path(folder, self.file_name)))
         self.turn = Lock()
+
+
+def _with_partners(path: Path) -> list[Path]:
+    """Return the weights' file, their partner's, its partner's, and so on."""
+    files = [path]
+    while partner := load_weights(files[-1])[1].partner:
+        files.append(find_partner(files[-1], partner))
+    return files
 
 
 def connect(address: str, seconds_for_a_worker: float = SECONDS_FOR_A_WORKER) -> Client:

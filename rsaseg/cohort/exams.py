@@ -70,10 +70,19 @@ def find_exams(data: Path) -> list[Exam]:
         raise InputError(f"{data}: no exams in it; give a folder with a folder per exam")
     same = Counter(place.name.lower() for place in places)
     exams = [_folder_exam(place, same[place.name.lower()] > 1) for place in places]
-    return exams + [
+    exams += [
         Exam(image.name, problem=f"{image}: in no exam's folder; put it into one, or elsewhere")
         for image in _images(data)
     ]
+    return [_named(exam) for exam in exams]
+
+
+def _named(exam: Exam) -> Exam:
+    """Return the exam; one whose name no table can hold by another name, as a problem."""
+    name = exam.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if name == exam.name:
+        return exam
+    return Exam(name, problem=f"{name}: its name is not UTF-8 text; rename the folder")
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -142,11 +151,12 @@ def find_bids_exams(root: Path) -> list[Exam]:
     if not exams:
         raise InputError(f"{root}: no sub-*/[ses-*/]anat with a FLAIR in it; check the data set")
     strangers = [place for place in folders if place not in subjects]
-    return exams + [
+    exams += [
         Exam(place.name, problem=f"{place}: an exam, but not laid out as BIDS; use --data for it")
         for place in strangers
         if any(image.name.lower().startswith("flair.nii") for image in _images(place))
     ]
+    return [_named(exam) for exam in exams]
 
 
 def _subject_exams(root: Path, subject: Path) -> list[Exam]:

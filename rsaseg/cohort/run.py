@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,12 +18,15 @@ from rsaseg.cohort.one import COHORT_FILE, Job, segment_one
 from rsaseg.cohort.outcome import TABLE_COLUMNS, Outcome, cohort_table, failed, index_page
 from rsaseg.errors import InputError
 from rsaseg.imaging import make_folder
-from rsaseg.imaging.files import write_together
+from rsaseg.imaging.files import check_replaceable, is_own, read_written, write_together
 from rsaseg.inference.device import choose_device
 from rsaseg.predict import Settings
 from rsaseg.progress import Progress, untold
 from rsaseg.segmentation import check_settings
 from rsaseg.segmentation.model import Model, load_model
+
+_TABLE, _PAGE = "cohort.tsv", "index.html"
+_FILES = "files_sha256"
 
 AT_ONCE = 2
 """Exams in memory: one in the network, and the next being read and aligned."""
@@ -103,7 +107,7 @@ def segment_cohort(
     ------
     RsasegError
         Before any exam: if a folder, the settings, the weights, the device or the cluster cannot
-        be used.
+        be used, or the table or the page of an earlier run was changed since.
     """
     settings = settings or Settings()
     check_settings(settings)
@@ -157,11 +161,16 @@ def _check_places(data: Path, folder: Path, bids: bool) -> None:
         raise InputError(f"{folder}: is a file; give a folder for the output")
     if folder.is_dir() and not (folder / COHORT_FILE).exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: holds files of another kind; give a new or empty folder")
+    record = folder / COHORT_FILE
+    written = read_written(record, _FILES)
+    # an earlier version told of no files, or a first run was killed before its table
+    known = [folder / name for name in (_TABLE, _PAGE) if name in written]
+    check_replaceable(known, record, written)
 
 
 def _begin(folder: Path, data: Path, bids: bool) -> None:
-    """Make the output folder what it is, before any mask is in it."""
-    files = {folder / COHORT_FILE: _json(TABLE_COLUMNS)}
+    """Make the output folder what it is, before any mask is in it; what people changed stays."""
+    files: dict[Path, bytes] = {}
     if bids:
         description = {
             "Name": f"Lesion masks of {_bids_name(data)}",
@@ -170,13 +179,22 @@ def _begin(folder: Path, data: Path, bids: bool) -> None:
             "GeneratedBy": [{"Name": "rsaseg", "Version": __version__}],
             "DatasetLinks": {"raw": Path(os.path.relpath(data, folder)).as_posix()},
         }
-        files |= {
+        files = {
             folder / "dataset_description.json": _json(description),
             folder / "README": _README.encode(),
             folder / ".bidsignore": _BIDSIGNORE.encode(),
         }
+    written = read_written(folder / COHORT_FILE, _FILES)
     make_folder(folder)
-    write_together(files)
+    _write(folder, {p: b for p, b in files.items() if not written or is_own(p, written)})
+
+
+def _write(folder: Path, files: Mapping[Path, bytes]) -> None:
+    """Write files of the whole cohort, and their SHA-256 beside the meaning of the columns."""
+    record = folder / COHORT_FILE
+    written = read_written(record, _FILES)
+    written |= {path.name: hashlib.sha256(content).hexdigest() for path, content in files.items()}
+    write_together({record: _json({**TABLE_COLUMNS, _FILES: written}), **files})
 
 
 def _bids_name(data: Path) -> str:
@@ -201,6 +219,6 @@ def _json(value: object) -> bytes:
 def _write_tables(exams: Sequence[Exam], outcomes: dict[str, Outcome], folder: Path) -> Cohort:
     left = "not done when the run was stopped; run again with --resume"
     rows = tuple(outcomes.get(exam.name) or failed(exam.name, left) for exam in exams)
-    table, page = folder / "cohort.tsv", folder / "index.html"
-    write_together({table: cohort_table(rows), page: index_page(rows, folder)})
+    table, page = folder / _TABLE, folder / _PAGE
+    _write(folder, {table: cohort_table(rows), page: index_page(rows, folder)})
     return Cohort(rows, table, page)

@@ -16,6 +16,7 @@ from rsaseg.cohort.run import Cohort, segment_cohort
 from rsaseg.errors import InputError
 from rsaseg.scoring.pairing import find_masks
 
+ABOUT = ("dataset_description.json", "README", ".bidsignore")
 SESSION = Path("sub-01", "ses-1", "anat")
 
 
@@ -64,6 +65,21 @@ def test_a_second_run_finds_the_same_exams(bids, derived, settings):
     again = segment_cohort(bids, folder, settings, bids=True, resume=True)
     assert [one.reused for one in again.outcomes] == [True, False, False]
     assert derived.table.read_bytes() == before
+
+
+def test_what_people_wrote_about_the_derivatives_is_kept(bids, derived, settings, tmp_path):
+    root = Path(shutil.copytree(bids, tmp_path / "study"))
+    folder = root / "derivatives" / "rsaseg"
+    written = {name: (folder / name).read_bytes() for name in ABOUT}
+    (folder / "README").unlink()
+    for resume in (True, False):
+        segment_cohort(root, folder, settings, bids=True, resume=resume)
+        assert {name: (folder / name).read_bytes() for name in ABOUT} == written
+    for name in ABOUT:
+        (folder / name).write_bytes(written[name] + b"\n")
+    for resume in (True, False):
+        segment_cohort(root, folder, settings, bids=True, resume=resume)
+        assert all((folder / name).read_bytes() == written[name] + b"\n" for name in ABOUT)
 
 
 def test_the_output_may_lie_in_the_derivatives_only(bids, settings):

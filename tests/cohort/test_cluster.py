@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from reproducible import reproducible_files
 
 from rsaseg.cohort.run import segment_cohort
 from rsaseg.errors import InputError
+from rsaseg.networks.weights import load_weights, save_weights
 
 pytest.importorskip("distributed", reason="needs Dask: pip install 'rsaseg[cluster]'")
 
@@ -111,6 +114,26 @@ def test_a_worker_killed_in_the_middle_changes_nothing(processes, data, here, se
         assert list(left.values()) == [[]]
     assert reproducible_files(out) == reproducible_files(here.table.parent)
     assert [outcome.status for outcome in cohort.outcomes] == [o.status for o in here.outcomes]
+
+
+def test_the_users_own_partner_goes_along(processes, data, settings, tmp_path):
+    """Weights a asks b and b asks c, each of them beside the other and none of them shipped."""
+    network, info, sha256 = load_weights(Path(settings.weights))
+    partner = ""
+    for name in ("c", "b", "a"):
+        named = replace(info, partner=partner, partner_sha256=sha256 if partner else "")
+        path, partner = tmp_path / "weights" / f"own-{name}.safetensors", f"own-{name}"
+        path.parent.mkdir(exist_ok=True)
+        save_weights(path, network.state_dict(), replace(named, version=name))
+        sha256 = load_weights(path)[2]
+    shutil.copytree(data / "a", tmp_path / "data" / "a")
+    own = replace(settings, weights=str(path))
+    processes.start_worker("one")
+    scheduler = str(processes.file)
+    there = segment_cohort(tmp_path / "data", tmp_path / "there", own, dask=scheduler)
+    assert [(one.status, one.reason) for one in there.outcomes] == [("done", "n/a")]
+    segment_cohort(tmp_path / "data", tmp_path / "here", own)
+    assert reproducible_files(tmp_path / "there") == reproducible_files(tmp_path / "here")
 
 
 def stop_a_busy_worker(watch: Client, pids: dict[str, int]) -> int:

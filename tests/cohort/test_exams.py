@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +69,37 @@ def test_names_that_differ_in_capitals_only_are_both_refused(tmp_path):
     if len(list(tmp_path.iterdir())) < 3:
         pytest.skip("needs a file system that tells capitals from small letters")
     assert [bool(exam.problem) for exam in find_exams(tmp_path)] == [True, True, False]
+
+
+LATIN_1 = os.fsdecode(b"M\xfcller")  # as an old disk or archive has it
+
+
+@pytest.mark.parametrize(
+    "bad", [f"{LATIN_1}/FLAIR.nii", f"{LATIN_1}/T1.nii", f"{LATIN_1}/anat/x.nii", f"{LATIN_1}.nii"]
+)
+def test_a_name_that_is_not_utf_8_is_an_exams_own_problem(tmp_path, bad):
+    found = {exam.name: exam for exam in find_exams(make_files(tmp_path, "a/FLAIR.nii", bad))}
+    name = bad.partition("/")[0].replace("\udcfc", r"\xfc")
+    assert found.keys() == {"a", name}
+    assert not found["a"].problem
+    assert found[name].problem == f"{name}: its name is not UTF-8 text; rename the folder"
+
+
+@pytest.mark.parametrize(
+    ("bad", "name"),
+    [
+        (f"sub-{LATIN_1}/anat/sub-{LATIN_1}_FLAIR.nii", r"sub-M\xfcller"),
+        (f"sub-2/ses-{LATIN_1}/anat/sub-2_FLAIR.nii", r"sub-2_ses-M\xfcller"),
+        (f"{LATIN_1}/FLAIR.nii", r"M\xfcller"),
+    ],
+)
+def test_a_bids_name_that_is_not_utf_8_is_an_exams_own_problem(tmp_path, bad, name):
+    root = make_bids(tmp_path, "sub-1/anat/sub-1_FLAIR.nii.gz", bad)
+    found = {exam.name: exam.problem for exam in find_bids_exams(root)}
+    assert found == {
+        "sub-1": "",
+        name: f"{name}: its name is not UTF-8 text; rename the folder",
+    }
 
 
 @pytest.mark.parametrize(

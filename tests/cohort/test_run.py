@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import time
@@ -22,7 +23,7 @@ from reproducible import reproducible_files
 
 from rsaseg.cohort import one
 from rsaseg.cohort.exams import find_exams
-from rsaseg.cohort.outcome import TABLE_COLUMNS
+from rsaseg.cohort.outcome import TABLE_COLUMNS, cohort_table, failed
 from rsaseg.cohort.run import Cohort, segment_cohort
 from rsaseg.errors import DeviceError, InputError, WeightsError
 from rsaseg.networks.weights import load_weights, save_weights
@@ -51,7 +52,10 @@ def test_bad_exams_are_told_and_stop_no_other(here, data):
     assert not any(str(data) in value for row in table.values() for value in row.values())
     assert [outcome.exam for outcome in here.failures] == ["broken", "empty"]
     assert {p.name for p in here.table.parent.iterdir() if p.is_dir()} == set(GOOD)
-    assert json.loads(here.table.with_suffix(".json").read_text()) == TABLE_COLUMNS
+    record = json.loads(here.table.with_suffix(".json").read_text())
+    hashes = record.pop("files_sha256")
+    assert record == TABLE_COLUMNS
+    assert hashes == {path.name: sha256(path) for path in (here.table, here.page)}
     assert set(table["a"]) == set(TABLE_COLUMNS)
 
 
@@ -276,6 +280,84 @@ def test_a_stopped_run_leaves_a_table_of_what_was_done(data, settings, tmp_path,
         segment_cohort(data, tmp_path / "out", settings, progress=stop)
     table = (tmp_path / "out" / "cohort.tsv").read_text()
     assert table.count("run again with --resume") == len(table.splitlines()) - 1 - 2
+
+
+def test_spaces_in_a_name_stay_as_they_are(data, settings, tmp_path):
+    names = ["Jane  Doe", " x"]
+    for name in names:
+        shutil.copytree(data / "a", tmp_path / "data" / name)
+    (tmp_path / "data" / "Jane  Roe").mkdir()
+    cohort = segment_cohort(tmp_path / "data", tmp_path / "out", settings)
+    table = rows(cohort)
+    assert sorted(table) == sorted([*names, "Jane  Roe"])
+    assert all((tmp_path / "out" / table[name]["mask"]).is_file() for name in names)
+    assert table["Jane  Roe"]["reason"].startswith("Jane  Roe: no FLAIR")
+    assert cohort.failures[0].failure == table["Jane  Roe"]["reason"]
+
+
+def test_tabs_and_line_ends_in_a_name_stay_out_of_the_table():
+    table = cohort_table([failed("a\tb\r\nc", "no\nmore\tto say\n")]).decode()
+    assert table.splitlines()[1] == "\t".join(["a b c", "failed", *["n/a"] * 6, "no more to say"])
+
+
+def test_a_name_that_is_not_utf_8_stops_no_other(here, data, settings, tmp_path):
+    out = Path(shutil.copytree(here.table.parent, tmp_path / "out"))
+    inputs = Path(shutil.copytree(data, tmp_path / "data"))
+    for name in (b"M\xfcller", b"M\xf6ller"):
+        shutil.copytree(data / "a", inputs / os.fsdecode(name))
+    cohort = segment_cohort(inputs, out, settings, resume=True)
+    table = rows(cohort)
+    assert {name for name, row in table.items() if row["status"] == "done"} == set(GOOD)
+    for name in (r"M\xfcller", r"M\xf6ller"):
+        assert table[name]["reason"] == f"{name}: its name is not UTF-8 text; rename the folder"
+        assert name in cohort.page.read_text()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["cohort.tsv", "index.html"])
+def test_a_table_or_page_with_remarks_is_kept(name, resume, here, data, settings, tmp_path):
+    out = Path(shutil.copytree(here.table.parent, tmp_path / "out"))
+    edit_record(out / name, lambda text: text + "seen by Dr X\n")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=f"{name}: was changed after rsaseg wrote it; move it"):
+        segment_cohort(data, out, settings, resume=resume)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    (out / name).rename(out / "remarks")
+    segment_cohort(data, out, settings, resume=True)
+    assert (out / name).read_bytes() == (here.table.parent / name).read_bytes()
+
+
+def test_a_folder_of_an_earlier_version_is_taken_up_again(here, data, settings, tmp_path):
+    out = Path(shutil.copytree(here.table.parent, tmp_path / "out"))
+    for table in ("of version 0.8", "with remarks"):
+        (out / "cohort.json").write_text(json.dumps(TABLE_COLUMNS, indent=2) + "\n")
+        (out / "cohort.tsv").write_text(table)
+        segment_cohort(data, out, settings, resume=True)
+        assert reproducible_files(out) == reproducible_files(here.table.parent)
+
+
+def test_a_run_killed_before_its_table_is_taken_up_again(
+    here, data, settings, tmp_path, monkeypatch
+):
+    """Whether it was a folder's first run, a later one, or the first of this version."""
+    with monkeypatch.context() as patch:
+        patch.setattr("rsaseg.cohort.run._run_here", killed)
+        patch.setattr("rsaseg.cohort.run._write_tables", killed)
+        for name in ("first", "later", "earlier"):
+            out = tmp_path / name
+            if name != "first":
+                shutil.copytree(here.table.parent, out)
+            if name == "earlier":
+                (out / "cohort.json").write_text(json.dumps(TABLE_COLUMNS))
+            with pytest.raises(SystemExit):
+                segment_cohort(data, out, settings, resume=True)
+    for name in ("first", "later", "earlier"):
+        segment_cohort(data, tmp_path / name, settings, resume=True)
+        assert reproducible_files(tmp_path / name) == reproducible_files(here.table.parent)
+
+
+def killed(*_: object) -> None:
+    raise SystemExit
 
 
 def test_folders_that_cannot_be_the_output_are_refused(data, settings, tmp_path):
