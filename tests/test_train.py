@@ -158,6 +158,27 @@ def test_what_does_not_belong_to_the_folder_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
 
 
+@pytest.mark.parametrize("left_out", ["boris", "anna-t1"])
+def test_a_training_does_not_go_on_with_data_that_changed(
+    result: TrainingResult, data: Path, output: Path, tmp_path: Path, left_out: str
+) -> None:
+    shutil.copytree(output, tmp_path / "out")
+    shutil.copytree(data, tmp_path / "data")
+    mask = tmp_path / "data" / left_out / "lesion.nii"
+    image = nib.load(mask)
+    changed = np.asarray(image.dataobj).copy()
+    changed[tuple(np.argwhere(changed)[0])] = 0
+    nib.Nifti1Image(changed, image.affine).to_filename(mask)
+    weights = (tmp_path / "out" / "weights.safetensors").read_bytes()
+    with pytest.raises(InputError, match=rf"fold-0.*: {left_out}: its images or masks are not"):
+        train([tmp_path / "data"], tmp_path / "out", RECIPE, FOLDS, "cpu")
+    assert (tmp_path / "out" / "weights.safetensors").read_bytes() == weights
+    shutil.copy(data / left_out / "lesion.nii", mask)
+    again = train([tmp_path / "data"], tmp_path / "out", RECIPE, FOLDS, "cpu")
+    assert again is not None
+    assert again.choice == result.choice
+
+
 def test_every_problem_is_told_before_anything_is_written(data: Path, tmp_path: Path) -> None:
     bad, out = tmp_path / "bad", tmp_path / "out"
     write_case(bad / "a", make_exam(1) | {"lesion": 3 * make_exam(1)["lesion"]})
