@@ -30,7 +30,7 @@ from rsaseg.training.checkpoint import read_average
 from rsaseg.training.plan import make_plan, read_cases
 from rsaseg.training.readers import reader_offset
 from rsaseg.training.recipe import Recipe, make_recipe
-from rsaseg.training.splits import Validation
+from rsaseg.training.splits import Validation, write_splits
 
 RECIPE = Recipe(
     network=NetworkConfig(channels=(8, 16), patch_vox=(1, 2, 2)),
@@ -328,3 +328,30 @@ def test_fine_tuning_from_weights_and_random_splits(
     other = replace(recipe, network=replace(recipe.network, attention="000"))
     with pytest.raises(InputError, match="weights of another network"):
         train([data], tmp_path / "x", other, device="cpu", init=str(result.weights))
+
+
+def test_a_case_added_after_the_splits_were_drawn_is_told(
+    result: TrainingResult, data: Path, output: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    shutil.copy(output / "splits.json", tmp_path / "out")
+    for seed, name in ((8, "zoe"), (9, "boris-made-01")):
+        write_case(tmp_path / "more" / name, make_exam(seed))
+    folders = [data, tmp_path / "more"]
+    plan = make_plan(folders, tmp_path / "out", RECIPE, FOLDS, "", untold)
+    told = [note for note in plan.notes if "splits.json" in note]
+    assert told == [
+        f"zoe: not in {tmp_path / 'out' / 'splits.json'}, which was drawn before; only the final "
+        f"network learns from it"
+    ]
+    assert not any("splits.json" in note for note in result.notes)
+
+
+def test_another_train_size_than_that_of_the_splits_is_refused(data: Path, tmp_path: Path) -> None:
+    splits = Validation(splits=2, train_size=2)
+    plan = make_plan([data], tmp_path, RECIPE, splits, "", untold)
+    write_splits(tmp_path / "splits.json", plan.splits)
+    again = make_plan([data], tmp_path, RECIPE, splits, "", untold)
+    assert again.splits == plan.splits
+    with pytest.raises(InputError, match=r"splits.json: .* 2 patients .* not 1; give --train-size"):
+        make_plan([data], tmp_path, RECIPE, replace(splits, train_size=1), "", untold)
