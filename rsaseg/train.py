@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from rsaseg.errors import InputError
 from rsaseg.imaging import make_folder, write_atomic, write_nifti
 from rsaseg.lesions import Cut
 from rsaseg.metrics import Overlap, sample_average, voxel_average
@@ -32,7 +31,7 @@ from rsaseg.training.log import read_log
 from rsaseg.training.loop import fit
 from rsaseg.training.memory import check_memory
 from rsaseg.training.plan import Plan, make_plan, read_cases
-from rsaseg.training.recipe import Recipe
+from rsaseg.training.recipe import Recipe, check_batch
 from rsaseg.training.selection import Choice, OutOfFold, choose_threshold
 from rsaseg.training.splits import SPLITS_FILE, Split, Validation, write_splits
 from rsaseg.training.unseen import segment_unseen
@@ -134,12 +133,8 @@ def train(
     """
     with ranks.joined(device) as chosen:
         report = progress if progress and ranks.rank() == 0 else untold
+        check_batch(recipe, ranks.count())
         plan = make_plan(data, output, recipe, validation or Validation(), init, report)
-        if recipe.batch % ranks.count():
-            raise InputError(
-                f"a batch of {recipe.batch} cannot be dealt to {ranks.count()} processes; "
-                f"choose a --batch that can"
-            )
         check_memory(recipe, recipe.batch // ranks.count(), chosen)
         make_folder(output)
         ranks.alone(partial(write_splits, output / SPLITS_FILE, plan.splits))

@@ -197,6 +197,9 @@ def test_every_problem_is_told_before_anything_is_written(data: Path, tmp_path: 
         train([tmp_path / "empty"], out, RECIPE, device="cpu")
     with pytest.raises(InputError, match="fewer than the crop's"):
         train([data], out, replace(RECIPE, crop_vox=(16, 48, 480)), device="cpu")
+    few = replace(RECIPE, network=replace(RECIPE.network, groups=0), batch=1, crop_vox=(2, 4, 4))
+    with pytest.raises(InputError, match=r"2x4x4 voxels leave one .* larger --crop or --batch"):
+        train([data], out, few, device="cpu")
     with pytest.raises(InputError, match="GiB are free"):
         train([data], out, replace(RECIPE, batch=200_000), device="cpu")
     assert not out.exists()
