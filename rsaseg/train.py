@@ -210,10 +210,15 @@ def _finish(
         for seen in (cached[case.name].variants[0] for case in real)
     ]
     folds = f"{len(unseen)}-fold cross-validation by patient"
-    splits = f"{len(unseen)} random splits by patient, figures of the first"
+    splits = (
+        f"{len(unseen)} random splits by patient. The table is of the first's masks, cut at "
+        f"probability {HALF.cut.threshold:g} and not as chosen"
+    )
+    earlier = Path(init).resolve().name if init else ""
     facts = CardFacts(
         sha256=load_weights(weights)[2],
-        start=Path(init).name,
+        start="" if recipe.anew else earlier,
+        readers=earlier if plan.offsets else "",
         n_cases=len(real),
         n_patients=len({case.patient for case in real}),
         n_made=len(plan.files) - len(real),

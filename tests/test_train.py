@@ -328,6 +328,9 @@ def test_fine_tuning_from_weights_and_random_splits(
     ]
     dices = [float(line.split("\t")[1]) for line in table[1:]]
     assert dices[2] == pytest.approx(np.mean(dices[:2]), abs=1e-5)
+    card = (tmp_path / "model-card.md").read_text()
+    assert "- Started from weights.safetensors.\n" in card
+    assert "The table is of the first's masks, cut at probability 0.5 and not as chosen.\n" in card
     other = replace(recipe, network=replace(recipe.network, attention="000"))
     with pytest.raises(InputError, match="weights of another network"):
         train([data], tmp_path / "x", other, device="cpu", init=str(result.weights))
@@ -358,3 +361,33 @@ def test_another_train_size_than_that_of_the_splits_is_refused(data: Path, tmp_p
     assert again.splits == plan.splits
     with pytest.raises(InputError, match=r"splits.json: .* 2 patients .* not 1; give --train-size"):
         make_plan([data], tmp_path, RECIPE, replace(splits, train_size=1), "", untold)
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_a_recipe_that_lacks_an_earlier_training_says_so(
+    data: Path, tmp_path: Path, anew: bool
+) -> None:
+    recipe = replace(RECIPE, readers=0.75, anew=anew)
+    plan = make_plan([data], tmp_path, recipe, FOLDS, "", untold)
+    (told,) = [note for note in plan.notes if "--init FOLDER" in note]
+    assert told.startswith("readers were not told apart")
+    assert ("random weights" in told) != anew  # which begins with those anyhow
+
+
+def test_the_card_tells_where_readers_were_told_apart(
+    result: TrainingResult,
+    data: Path,
+    output: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(output)
+    recipe = replace(RECIPE, steps=1, learning_rate=1e-8, readers=0.75, anew=True)
+    again = train([data], tmp_path, recipe, FOLDS, "cpu", init=".")
+    assert again is not None
+    assert not [note for note in again.notes if "--init FOLDER" in note]
+    card = (tmp_path / "model-card.md").read_text()
+    assert (
+        "- Started from random weights. Readers were told apart by an earlier training, out."
+        in card
+    )

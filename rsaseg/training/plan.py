@@ -19,7 +19,7 @@ from rsaseg.training.cases import CachedCase, CaseFiles, DataSetError, cache_cas
 from rsaseg.training.check import check_cases
 from rsaseg.training.checkpoint import read_average
 from rsaseg.training.loop import check_resume, describe, read_described
-from rsaseg.training.readers import note_readers, read_offsets
+from rsaseg.training.readers import note_readers, note_untold, read_offsets
 from rsaseg.training.recipe import Recipe
 from rsaseg.training.splits import SPLITS_FILE, Split, Validation, settle_splits
 
@@ -81,6 +81,8 @@ def make_plan(
         measured = read_offsets(earlier, splits, files, report)
         offsets = {name: recipe.readers * offset for name, offset in measured.items()}
         notes += note_readers(measured)
+    if recipe.readers and not offsets:
+        notes.append(note_untold(random=not starts and not recipe.anew))
     return Plan(output, recipe, spec, starts, offsets, files, splits, tuple(notes), report)
 
 
