@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -30,6 +32,7 @@ from rsaseg.training.checkpoint import read_average
 from rsaseg.training.plan import make_plan, read_cases
 from rsaseg.training.readers import reader_offset
 from rsaseg.training.recipe import Recipe, make_recipe
+from rsaseg.training.selection import Choice, OutOfFold, choose_threshold
 from rsaseg.training.splits import Validation, write_splits
 
 RECIPE = Recipe(
@@ -391,3 +394,24 @@ def test_the_card_tells_where_readers_were_told_apart(
         "- Started from random weights. Readers were told apart by an earlier training, out."
         in card
     )
+
+
+def test_cases_left_out_wait_on_disk(
+    result: TrainingResult,
+    data: Path,
+    output: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held: list[int] = []
+
+    def look(*given: Any) -> Choice:
+        held.append(sum(type(one) is OutOfFold for one in gc.get_objects()))
+        return choose_threshold(*given)
+
+    monkeypatch.setattr("rsaseg.train.choose_threshold", look)
+    shutil.copytree(output, tmp_path / "out")
+    again = train([data], tmp_path / "out", RECIPE, FOLDS, "cpu", citation=["Doe 2020"])
+    assert again is not None
+    assert again.choice == result.choice
+    assert held == [0]
