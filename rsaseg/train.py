@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from rsaseg.errors import InputError
 from rsaseg.imaging import make_folder, write_atomic, write_nifti
 from rsaseg.lesions import Cut
 from rsaseg.metrics import Overlap, sample_average, voxel_average
@@ -32,8 +31,8 @@ from rsaseg.training.log import read_log
 from rsaseg.training.loop import fit
 from rsaseg.training.memory import check_memory
 from rsaseg.training.plan import Plan, make_plan, read_cases
-from rsaseg.training.recipe import Recipe
-from rsaseg.training.selection import Choice, OutOfFold, choose_threshold
+from rsaseg.training.recipe import Recipe, check_batch
+from rsaseg.training.selection import Choice, KeptCase, Unseen, choose_threshold
 from rsaseg.training.splits import SPLITS_FILE, Split, Validation, write_splits
 from rsaseg.training.unseen import segment_unseen
 
@@ -134,18 +133,14 @@ def train(
     """
     with ranks.joined(device) as chosen:
         report = progress if progress and ranks.rank() == 0 else untold
+        check_batch(recipe, ranks.count())
         plan = make_plan(data, output, recipe, validation or Validation(), init, report)
-        if recipe.batch % ranks.count():
-            raise InputError(
-                f"a batch of {recipe.batch} cannot be dealt to {ranks.count()} processes; "
-                f"choose a --batch that can"
-            )
         check_memory(recipe, recipe.batch // ranks.count(), chosen)
         make_folder(output)
         ranks.alone(partial(write_splits, output / SPLITS_FILE, plan.splits))
         ranks.alone(partial(read_cases, plan))
         cached = read_cases(plan)
-        unseen: dict[str, list[OutOfFold]] = {}
+        unseen: dict[str, list[KeptCase]] = {}
         for split in plan.splits:
             network = _run(plan, cached, split, chosen)
             done = sum(map(len, unseen.values()))
@@ -172,7 +167,7 @@ def _run(
 
 def _segment_split(
     plan: Plan, split: Split, network: nn.Module, device: torch.device, done: int
-) -> list[OutOfFold]:
+) -> list[KeptCase]:
     """Segment the cases left out of a split."""
     files = {case.name: case for case in plan.files}
     total = sum(len(one.test) for one in plan.splits)
@@ -187,7 +182,7 @@ def _segment_split(
 def _finish(
     plan: Plan,
     cached: Mapping[str, CachedCase],
-    unseen: Mapping[str, list[OutOfFold]],
+    unseen: Mapping[str, list[KeptCase]],
     final: nn.Module,
     init: str,
     citation: Sequence[str],
@@ -215,10 +210,15 @@ def _finish(
         for seen in (cached[case.name].variants[0] for case in real)
     ]
     folds = f"{len(unseen)}-fold cross-validation by patient"
-    splits = f"{len(unseen)} random splits by patient, figures of the first"
+    splits = (
+        f"{len(unseen)} random splits by patient. The table is of the first's masks, cut at "
+        f"probability {HALF.cut.threshold:g} and not as chosen"
+    )
+    earlier = Path(init).resolve().name if init else ""
     facts = CardFacts(
         sha256=load_weights(weights)[2],
-        start=Path(init).name,
+        start="" if recipe.anew else earlier,
+        readers=earlier if plan.offsets else "",
         n_cases=len(real),
         n_patients=len({case.patient for case in real}),
         n_made=len(plan.files) - len(real),
@@ -243,14 +243,14 @@ def _figures(evaluation: Evaluation) -> list[Figure]:
     return [Figure(e.metric, e.value, e.low, e.high) for e in chosen]
 
 
-def _calibrate(cases: Sequence[OutOfFold], choice: Choice) -> Calibration:
-    weight = choice.contrast_weight
-    exams = ((case.weighed(weight), case.truth, case.flair.grid) for case in cases)
+def _calibrate(cases: Sequence[KeptCase], choice: Choice) -> Calibration:
+    weight, read = choice.contrast_weight, (case.read() for case in cases)
+    exams = ((case.weighed(weight), case.truth, case.flair.grid) for case in read)
     return calibrate(exams, choice.cut)
 
 
 def _evaluate(
-    folder: Path, unseen: Mapping[str, Sequence[OutOfFold]], choice: Choice, progress: Progress
+    folder: Path, unseen: Mapping[str, Sequence[KeptCase]], choice: Choice, progress: Progress
 ) -> dict[str, Evaluation]:
     """Write masks and evaluation of the cases left out: all folds' together, or each split's.
 
@@ -277,12 +277,13 @@ def _evaluate(
 
 
 def write_out_of_fold(
-    cases: Sequence[OutOfFold], choice: Choice, folder: Path, progress: Progress = untold
+    cases: Sequence[Unseen], choice: Choice, folder: Path, progress: Progress = untold
 ) -> Evaluation:
     """Write each case's out-of-fold mask and the evaluation of all of them into a folder."""
     make_folder(folder)
     rules, scores = Rules(), []
-    for case in told(cases, "evaluate", progress):
+    for one in told(cases, "evaluate", progress):
+        case = one.read()
         grid = case.flair.grid
         mask = choice.mask(case)
         write_nifti(folder / f"{case.name}.nii.gz", mask.astype(np.uint8), case.flair.header)

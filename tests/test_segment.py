@@ -327,7 +327,7 @@ def test_a_case_left_out_of_training_is_seen_as_any_exam(files: Exam, tmp_path: 
     images = {name: files[name] for name in ("T1", "T2", "FLAIR")}
     case = CaseFiles("anna", images, files["lesion"])
     cpu, kept = torch.device("cpu"), tmp_path / "anna.npy"
-    unseen = segment_unseen(case, model.network, model.info.input, Recipe(), cpu, kept)
+    unseen = segment_unseen(case, model.network, model.info.input, Recipe(), cpu, kept).read()
     np.testing.assert_allclose(unseen.probability, used.probability, atol=1e-3)
     weighing = replace(model, info=replace(model.info, contrast_weight=2.0))
     weighed = rsaseg.segment(files["T1"], files["T2"], files["FLAIR"], ALIGNED, model=weighing)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -30,7 +32,8 @@ from rsaseg.training.checkpoint import read_average
 from rsaseg.training.plan import make_plan, read_cases
 from rsaseg.training.readers import reader_offset
 from rsaseg.training.recipe import Recipe, make_recipe
-from rsaseg.training.splits import Validation
+from rsaseg.training.selection import Choice, OutOfFold, choose_threshold
+from rsaseg.training.splits import Validation, write_splits
 
 RECIPE = Recipe(
     network=NetworkConfig(channels=(8, 16), patch_vox=(1, 2, 2)),
@@ -158,6 +161,27 @@ def test_what_does_not_belong_to_the_folder_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
 
 
+@pytest.mark.parametrize("left_out", ["boris", "anna-t1"])
+def test_a_training_does_not_go_on_with_data_that_changed(
+    result: TrainingResult, data: Path, output: Path, tmp_path: Path, left_out: str
+) -> None:
+    shutil.copytree(output, tmp_path / "out")
+    shutil.copytree(data, tmp_path / "data")
+    mask = tmp_path / "data" / left_out / "lesion.nii"
+    image = nib.load(mask)
+    changed = np.asarray(image.dataobj).copy()
+    changed[tuple(np.argwhere(changed)[0])] = 0
+    nib.Nifti1Image(changed, image.affine).to_filename(mask)
+    weights = (tmp_path / "out" / "weights.safetensors").read_bytes()
+    with pytest.raises(InputError, match=rf"fold-0.*: {left_out}: its images or masks are not"):
+        train([tmp_path / "data"], tmp_path / "out", RECIPE, FOLDS, "cpu")
+    assert (tmp_path / "out" / "weights.safetensors").read_bytes() == weights
+    shutil.copy(data / left_out / "lesion.nii", mask)
+    again = train([tmp_path / "data"], tmp_path / "out", RECIPE, FOLDS, "cpu")
+    assert again is not None
+    assert again.choice == result.choice
+
+
 def test_every_problem_is_told_before_anything_is_written(data: Path, tmp_path: Path) -> None:
     bad, out = tmp_path / "bad", tmp_path / "out"
     write_case(bad / "a", make_exam(1) | {"lesion": 3 * make_exam(1)["lesion"]})
@@ -176,6 +200,9 @@ def test_every_problem_is_told_before_anything_is_written(data: Path, tmp_path: 
         train([tmp_path / "empty"], out, RECIPE, device="cpu")
     with pytest.raises(InputError, match="fewer than the crop's"):
         train([data], out, replace(RECIPE, crop_vox=(16, 48, 480)), device="cpu")
+    few = replace(RECIPE, network=replace(RECIPE.network, groups=0), batch=1, crop_vox=(2, 4, 4))
+    with pytest.raises(InputError, match=r"2x4x4 voxels leave one .* larger --crop or --batch"):
+        train([data], out, few, device="cpu")
     with pytest.raises(InputError, match="GiB are free"):
         train([data], out, replace(RECIPE, batch=200_000), device="cpu")
     assert not out.exists()
@@ -304,6 +331,87 @@ def test_fine_tuning_from_weights_and_random_splits(
     ]
     dices = [float(line.split("\t")[1]) for line in table[1:]]
     assert dices[2] == pytest.approx(np.mean(dices[:2]), abs=1e-5)
+    card = (tmp_path / "model-card.md").read_text()
+    assert "- Started from weights.safetensors.\n" in card
+    assert "The table is of the first's masks, cut at probability 0.5 and not as chosen.\n" in card
     other = replace(recipe, network=replace(recipe.network, attention="000"))
     with pytest.raises(InputError, match="weights of another network"):
         train([data], tmp_path / "x", other, device="cpu", init=str(result.weights))
+
+
+def test_a_case_added_after_the_splits_were_drawn_is_told(
+    result: TrainingResult, data: Path, output: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    shutil.copy(output / "splits.json", tmp_path / "out")
+    for seed, name in ((8, "zoe"), (9, "boris-made-01")):
+        write_case(tmp_path / "more" / name, make_exam(seed))
+    folders = [data, tmp_path / "more"]
+    plan = make_plan(folders, tmp_path / "out", RECIPE, FOLDS, "", untold)
+    told = [note for note in plan.notes if "splits.json" in note]
+    assert told == [
+        f"zoe: not in {tmp_path / 'out' / 'splits.json'}, which was drawn before; only the final "
+        f"network learns from it"
+    ]
+    assert not any("splits.json" in note for note in result.notes)
+
+
+def test_another_train_size_than_that_of_the_splits_is_refused(data: Path, tmp_path: Path) -> None:
+    splits = Validation(splits=2, train_size=2)
+    plan = make_plan([data], tmp_path, RECIPE, splits, "", untold)
+    write_splits(tmp_path / "splits.json", plan.splits)
+    again = make_plan([data], tmp_path, RECIPE, splits, "", untold)
+    assert again.splits == plan.splits
+    with pytest.raises(InputError, match=r"splits.json: .* 2 patients .* not 1; give --train-size"):
+        make_plan([data], tmp_path, RECIPE, replace(splits, train_size=1), "", untold)
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_a_recipe_that_lacks_an_earlier_training_says_so(
+    data: Path, tmp_path: Path, anew: bool
+) -> None:
+    recipe = replace(RECIPE, readers=0.75, anew=anew)
+    plan = make_plan([data], tmp_path, recipe, FOLDS, "", untold)
+    (told,) = [note for note in plan.notes if "--init FOLDER" in note]
+    assert told.startswith("readers were not told apart")
+    assert ("random weights" in told) != anew  # which begins with those anyhow
+
+
+def test_the_card_tells_where_readers_were_told_apart(
+    result: TrainingResult,
+    data: Path,
+    output: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(output)
+    recipe = replace(RECIPE, steps=1, learning_rate=1e-8, readers=0.75, anew=True)
+    again = train([data], tmp_path, recipe, FOLDS, "cpu", init=".")
+    assert again is not None
+    assert not [note for note in again.notes if "--init FOLDER" in note]
+    card = (tmp_path / "model-card.md").read_text()
+    assert (
+        "- Started from random weights. Readers were told apart by an earlier training, out."
+        in card
+    )
+
+
+def test_cases_left_out_wait_on_disk(
+    result: TrainingResult,
+    data: Path,
+    output: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held: list[int] = []
+
+    def look(*given: Any) -> Choice:
+        held.append(sum(type(one) is OutOfFold for one in gc.get_objects()))
+        return choose_threshold(*given)
+
+    monkeypatch.setattr("rsaseg.train.choose_threshold", look)
+    shutil.copytree(output, tmp_path / "out")
+    again = train([data], tmp_path / "out", RECIPE, FOLDS, "cpu", citation=["Doe 2020"])
+    assert again is not None
+    assert again.choice == result.choice
+    assert held == [0]

@@ -32,7 +32,7 @@ class CardFacts:
     sha256 : str
         Of the weights' content.
     start : str
-        Weights they were fine-tuned from; empty if from scratch.
+        Weights or training they went on from; empty if from scratch.
     n_cases, n_patients : int
         Learned from. Names of cases are left out of the card: they may be of patients.
     n_made : int
@@ -49,6 +49,8 @@ class CardFacts:
         Of cases that the network which segmented them had never seen.
     calibration : Calibration or None
         Of the same predictions.
+    readers : str
+        Earlier training that told readers apart; empty if they were not.
     """
 
     sha256: str
@@ -62,6 +64,7 @@ class CardFacts:
     choice: Choice | None
     figures: Sequence[Figure]
     calibration: Calibration | None = None
+    readers: str = ""
 
 
 def model_card(info: WeightsInfo, recipe: Recipe, facts: CardFacts) -> bytes:
@@ -71,6 +74,7 @@ def model_card(info: WeightsInfo, recipe: Recipe, facts: CardFacts) -> bytes:
     """
     small, middle, large = facts.lesion_ml
     without = [f"{n} without {name}" for name, n in facts.missing.items() if n]
+    told_apart = f" Readers were told apart by an earlier training, {facts.readers}."
     spacing = " x ".join(f"{mm:g}" for mm in info.input.spacing_mm)
     lines = [
         "# Model card",
@@ -83,7 +87,7 @@ def model_card(info: WeightsInfo, recipe: Recipe, facts: CardFacts) -> bytes:
         f"- Network: {_model_name(recipe)}, channels {_list(recipe.network.channels)}; "
         f"input {_list(info.input.sequences)} at {spacing} mm.",
         f"- Weights: SHA-256 of the content `{facts.sha256}`; licence {info.licence}.",
-        f"- Started from {facts.start or 'random weights'}.",
+        f"- Started from {facts.start or 'random weights'}.{told_apart if facts.readers else ''}",
         "",
         "## What it learned from",
         "",
@@ -151,8 +155,12 @@ def _model_name(recipe: Recipe) -> str:
 
 
 def _recipe_name(recipe: Recipe) -> str:
-    paper = RECIPES["paper"]
-    return "The paper's recipe" if recipe.loss == paper.loss else "The default recipe"
+    """Return it by what no option changes."""
+    for name, known in RECIPES.items():
+        marks = ((r.loss, r.optimizer, r.readers, r.anew) for r in (known, recipe))
+        if len(set(marks)) == 1:
+            return f"Recipe {name}"
+    return "A recipe of its own"
 
 
 def _list(values: Sequence[object]) -> str:

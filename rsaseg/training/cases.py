@@ -232,12 +232,15 @@ class CachedCase:
         and thin slices where there are any.
     offset : float
         Of its reader, added to the lesion's logit before the loss; see `rsaseg.training.readers`.
+    digest : str
+        Of its files and how they were prepared.
     """
 
     name: str
     patient: str
     variants: list[Variant]
     offset: float = 0.0
+    digest: str = ""
 
 
 def read_exam(files: CaseFiles) -> dict[str, Volume]:
@@ -257,10 +260,11 @@ def cache_case(files: CaseFiles, spec: InputSpec, folder: Path) -> CachedCase:
     paths = [*files.sequences.values(), files.lesion, *([files.brain] if files.brain else [])]
     prepared = asdict(spec)
     del prepared["mirrored"]  # says how often an exam is seen
-    digest = hashlib.sha256(json.dumps([7, prepared, sorted(files.sequences)]).encode())
+    content = hashlib.sha256(json.dumps([7, prepared, sorted(files.sequences)]).encode())
     for path in paths:
-        digest.update(path.read_bytes())
-    place = folder / f"{files.name}-{digest.hexdigest()[:12]}"
+        content.update(path.read_bytes())
+    digest = content.hexdigest()
+    place = folder / f"{files.name}-{digest[:12]}"
     if not (place / "done").exists():
         make_folder(place)
         written = _write_variants(files, spec, place)
@@ -272,7 +276,7 @@ def cache_case(files: CaseFiles, spec: InputSpec, folder: Path) -> CachedCase:
         told = place / f"brain-{i}.npy"
         brain = np.load(told, mmap_mode="r") if told.exists() else None
         variants.append(Variant(image, lesion, tuple(spacing_mm), stripped, brain))
-    return CachedCase(files.name, files.drawn_as, variants)
+    return CachedCase(files.name, files.drawn_as, variants, digest=digest)
 
 
 def _write_variants(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from torch import Tensor, nn
 
 from rsaseg.errors import InputError
 from rsaseg.imaging import write_atomic
+from rsaseg.training.cases import CachedCase
+
+Contents = dict[str, dict[str, Any]]
 
 
 def save_checkpoint(
@@ -55,6 +60,40 @@ def read_run(path: Path) -> str:
     if run is None:
         raise InputError(f"{path}: not a checkpoint of rsaseg; start again in another folder")
     return str(run)
+
+
+def contents_of(cases: Iterable[CachedCase]) -> Contents:
+    """Return what a checkpoint keeps of each case, by its name, to know it again."""
+    return {case.name: {"digest": case.digest, "offset": case.offset} for case in cases}
+
+
+def check_unchanged(path: Path, contents: Contents) -> None:
+    """Refuse to go on with cases that are no longer what they were when a run began.
+
+    Checkpoints of earlier versions do not know; cases that one does not mention pass.
+
+    Raises
+    ------
+    InputError
+        With the name of the first that changed.
+    """
+    if not path.exists():
+        return
+    known: Contents = json.loads(read_run(path)).get("contents", {})
+    seen = {name: (known[name], now) for name, now in contents.items() if name in known}
+    for name, (before, now) in seen.items():
+        if before["digest"] != now["digest"]:
+            raise InputError(
+                f"{path}: {name}: its images or masks are not those this run began with; choose "
+                f"another folder to train with the new ones, or put the old ones back"
+            )
+    for name, (before, now) in seen.items():  # last: one changed mask moves every offset
+        if before["offset"] != now["offset"]:
+            raise InputError(
+                f"{path}: {name}: its reader's offset was {before['offset']:+.2f} when this run "
+                f"began and is {now['offset']:+.2f}; choose another folder, or give the --init of "
+                f"then, unchanged"
+            )
 
 
 def read_average(path: Path) -> dict[str, Tensor]:

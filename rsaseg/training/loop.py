@@ -23,7 +23,14 @@ from rsaseg.networks.unet import RSANet
 from rsaseg.networks.weights import content_hash
 from rsaseg.training import ranks
 from rsaseg.training.cases import CachedCase
-from rsaseg.training.checkpoint import load_checkpoint, read_run, save_checkpoint
+from rsaseg.training.checkpoint import (
+    Contents,
+    check_unchanged,
+    contents_of,
+    load_checkpoint,
+    read_run,
+    save_checkpoint,
+)
 from rsaseg.training.loader import Batch, draw_batches
 from rsaseg.training.log import Row, read_log, write_log
 from rsaseg.training.losses import LOSSES, Loss
@@ -138,12 +145,15 @@ def fit(
     Raises
     ------
     InputError
-        If the folder holds another run, cannot be written, or the loss stops being a number.
+        If the folder holds another run, or one of these cases as they no longer are, cannot be
+        written, or the loss stops being a number.
     StoppedError
         If SIGTERM or Ctrl-C came; the checkpoint of the last step is written first.
     """
     described = describe(recipe, [case.name for case in cases], start)
     first = check_resume(folder, described)
+    contents = contents_of([*cases, *held_out])
+    check_unchanged(folder / "checkpoint.safetensors", contents)
     make_folder(folder)
     torch.manual_seed(recipe.seed)
     network: nn.Module = RSANet(recipe.network)
@@ -157,7 +167,7 @@ def fit(
     )
     if first:
         load_checkpoint(folder / "checkpoint.safetensors", network, average, optimizer)
-    run = _Run(recipe, folder, described, network, average, optimizer)
+    run = _Run(recipe, folder, described, contents, network, average, optimizer)
     run.rows = read_log(folder / "log.csv", first)
     offsets = {case.name: case.offset for case in cases}
     fraction = float(
@@ -199,6 +209,7 @@ class _Run:
     recipe: Recipe
     folder: Path
     described: Described
+    contents: Contents
     network: nn.Module
     average: nn.Module
     optimizer: torch.optim.Optimizer
@@ -210,9 +221,9 @@ def _keep(run: _Run, held_out: Sequence[CachedCase], device: torch.device) -> No
     row = run.rows[-1]
     row["held_out_dice"] = _score_crops(run.average, held_out, run.recipe, device)
     write_log(run.folder / "log.csv", run.rows)  # what lies past a checkpoint is cut when resumed
-    text = json.dumps({"step": int(row["step"]) + 1, "recipe": run.described})
+    told = {"step": int(row["step"]) + 1, "recipe": run.described, "contents": run.contents}
     checkpoint = run.folder / "checkpoint.safetensors"
-    save_checkpoint(checkpoint, run.network, run.average, run.optimizer, text)
+    save_checkpoint(checkpoint, run.network, run.average, run.optimizer, json.dumps(told))
 
 
 def _learn(

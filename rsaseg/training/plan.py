@@ -19,9 +19,9 @@ from rsaseg.training.cases import CachedCase, CaseFiles, DataSetError, cache_cas
 from rsaseg.training.check import check_cases
 from rsaseg.training.checkpoint import read_average
 from rsaseg.training.loop import check_resume, describe, read_described
-from rsaseg.training.readers import note_readers, read_offsets
+from rsaseg.training.readers import note_readers, note_untold, read_offsets
 from rsaseg.training.recipe import Recipe
-from rsaseg.training.splits import SPLITS_FILE, Split, Validation, draw_splits, read_splits
+from rsaseg.training.splits import SPLITS_FILE, Split, Validation, settle_splits
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,16 +64,7 @@ def make_plan(
     unknown = set(recipe.augmentation.rarely) - {case.drawn_as for case in files}
     if unknown:
         raise InputError(f"{min(unknown)}: to be drawn rarely, but no patient in the data")
-    splits = draw_splits(files, validation, recipe.seed)
-    kept = output / SPLITS_FILE
-    if kept.exists():
-        stored = read_splits(kept, files)
-        if [split.name for split in stored] != [split.name for split in splits]:
-            raise InputError(
-                f"{kept}: of a run with {len(stored)} networks on parts of the data, now "
-                f"{len(splits)}; give the same --folds and --splits, or choose another folder"
-            )
-        splits = stored
+    splits, outside = settle_splits(output / SPLITS_FILE, files, validation, recipe.seed)
     final = Split("final", tuple(case.name for case in files), ())
     starts = {split.name: start for split in (*splits, final)} if start else {}
     if earlier:
@@ -85,11 +76,13 @@ def make_plan(
     weights = output / "weights.safetensors"
     if weights.exists() and not (output / "final" / "checkpoint.safetensors").exists():
         raise InputError(f"{weights}: would be overwritten; choose another folder")
-    notes = list(found or ())
+    notes = [*(found or ()), *outside]
     if earlier and recipe.readers:
         measured = read_offsets(earlier, splits, files, report)
         offsets = {name: recipe.readers * offset for name, offset in measured.items()}
         notes += note_readers(measured)
+    if recipe.readers and not offsets:
+        notes.append(note_untold(random=not starts and not recipe.anew))
     return Plan(output, recipe, spec, starts, offsets, files, splits, tuple(notes), report)
 
 

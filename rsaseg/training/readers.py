@@ -90,6 +90,18 @@ def note_readers(offsets: Mapping[str, float]) -> list[str]:
     ]
 
 
+def note_untold(random: bool) -> str:
+    """Return the line for a recipe that tells readers apart, where no earlier training does.
+
+    ``random``: nor are there weights to start from, as the recipe would.
+    """
+    started = ", and the networks started from random weights" if random else ""
+    return (
+        f"readers were not told apart{started}: this recipe needs an earlier training with --folds "
+        f"for that; give its folder (--init FOLDER) and the same --folds"
+    )
+
+
 def reader_offset(probability: NDArray[np.floating[Any]], truth: NDArray[np.bool_]) -> float:
     """Return the offset b with which sigma(z + b) has the highest soft Dice with the truth.
 

@@ -79,6 +79,32 @@ class Recipe:
         return float(self.learning_rate * rise * (1 - step / self.steps) ** self.rate_power)
 
 
+def check_batch(recipe: Recipe, processes: int) -> None:
+    """Refuse a batch that cannot be dealt to the processes, or be learned from in one of them.
+
+    Raises
+    ------
+    InputError
+        With what to change.
+    """
+    crops, rest = divmod(recipe.batch, processes)
+    if rest:
+        raise InputError(
+            f"a batch of {recipe.batch} cannot be dealt to {processes} processes; choose a --batch "
+            f"that can"
+        )
+    halved = 2 ** (len(recipe.network.channels) - 1)
+    sides = zip(recipe.crop_vox, recipe.network.patch_vox, strict=True)
+    at_bottom = crops * math.prod(math.ceil(side / (patch * halved)) for side, patch in sides)
+    if at_bottom == 1 and not recipe.network.groups:
+        shared = f" on {processes} processes" if processes > 1 else ""
+        raise InputError(
+            f"a batch of {recipe.batch}{shared} and crops of {'x'.join(map(str, recipe.crop_vox))} "
+            f"voxels leave one position at the network's bottom, and batch normalisation learns "
+            f"from two or more; choose a larger --crop or --batch"
+        )
+
+
 PLAIN = Augmentation(
     rotation_deg=0,
     tilt_deg=0,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rsaseg.imaging import Volume
+from rsaseg.imaging import Volume, read_mask, read_volume
 from rsaseg.inference.contrast import lesion_contrast, weigh_contrast
 from rsaseg.lesions import Cut, cut_lesions, find_lesions
 from rsaseg.metrics import LesionCounts, count_overlap, match_lesions
@@ -48,6 +49,10 @@ class OutOfFold:
     truth: NDArray[np.bool_]
     flair: Volume
 
+    def read(self) -> OutOfFold:
+        """Return itself, which is in memory; see `KeptCase`."""
+        return self
+
     def weighed(self, contrast_weight: float) -> NDArray[np.floating[Any]]:
         """Return the probability, contrast weighed as in use."""
         if not contrast_weight:
@@ -55,6 +60,37 @@ class OutOfFold:
         probability = self.probability.astype(np.float32)
         contrast = lesion_contrast(probability, self.flair)
         return weigh_contrast(probability, contrast, contrast_weight)
+
+
+@dataclass(frozen=True)
+class KeptCase:
+    """An `OutOfFold` on disk, read at each look: those of a large training outgrow the memory.
+
+    Attributes
+    ----------
+    files : CaseFiles
+        Truth and FLAIR among them.
+    kept : Path
+        The probability, ``.npy``.
+    """
+
+    files: CaseFiles
+    kept: Path
+
+    @property
+    def patient(self) -> str:
+        """Of the case."""
+        return self.files.patient
+
+    def read(self) -> OutOfFold:
+        """Read truth and FLAIR, and map the probability."""
+        truth, _ = read_mask(self.files.lesion)
+        flair = read_volume(self.files.sequences["FLAIR"])
+        probability = np.load(self.kept, mmap_mode="r")
+        return OutOfFold(self.files.name, self.patient, probability, truth, flair)
+
+
+Unseen = OutOfFold | KeptCase
 
 
 @dataclass(frozen=True)
@@ -89,7 +125,7 @@ class Choice:
 
 
 def by_patient(
-    cases: Sequence[OutOfFold | CaseFiles], values: Sequence[ArrayLike]
+    cases: Sequence[Unseen | CaseFiles], values: Sequence[ArrayLike]
 ) -> NDArray[np.float64]:
     """Average each patient's visits: one value, or array of values, a case to one a patient."""
     visits: dict[str, list[NDArray[np.float64]]] = {}
@@ -98,7 +134,7 @@ def by_patient(
     return np.array([np.mean(values, axis=0) for values in visits.values()])
 
 
-def choose_threshold(cases: Sequence[OutOfFold], progress: Progress = untold) -> Choice:
+def choose_threshold(cases: Sequence[Unseen], progress: Progress = untold) -> Choice:
     """Return the way with the best mean Dice, then the peak and size that tell lesions best.
 
     A way is a weight of contrast and a threshold; of equally good ones the first is taken, so no
@@ -107,22 +143,22 @@ def choose_threshold(cases: Sequence[OutOfFold], progress: Progress = untold) ->
     each is a false lesion in a table; of equally good ones the highest. Four parameters are chosen
     for all cases: how optimistic that is stands in the model card.
 
-    Each case is looked at three times, so that not all probabilities are held at once.
+    Each case is looked at three times, so that not all are held at once.
     """
-    ways = [_dice_of_ways(case) for case in told(cases, "threshold", progress)]
+    ways = [_dice_of_ways(case.read()) for case in told(cases, "threshold", progress)]
     dice_at = by_patient(cases, ways)
     weight, threshold = WAYS[int(dice_at.mean(axis=0).argmax())]
     peaks = [Cut(threshold, peak) for peak in PEAKS]
     seen = told(cases, "peak", progress)
-    cut, _ = _best(cases, [_score_cuts(case, weight, peaks) for case in seen], peaks)
+    cut, _ = _best(cases, [_score_cuts(case.read(), weight, peaks) for case in seen], peaks)
     sizes = [replace(cut, min_lesion_mm3=smallest) for smallest in SMALLEST_MM3]
     seen = told(cases, "smallest lesion", progress)
-    cut, dice = _best(cases, [_score_cuts(case, weight, sizes) for case in seen], sizes)
+    cut, dice = _best(cases, [_score_cuts(case.read(), weight, sizes) for case in seen], sizes)
     return Choice(cut, weight, dice, float(dice_at.mean(axis=0).max()), _nested(dice_at))
 
 
 def _best(
-    cases: Sequence[OutOfFold], scores: Sequence[ArrayLike], cuts: Sequence[Cut]
+    cases: Sequence[Unseen], scores: Sequence[ArrayLike], cuts: Sequence[Cut]
 ) -> tuple[Cut, float]:
     """Return the cut with the best lesion F1 of those that cost little of Dice, and its Dice.
 

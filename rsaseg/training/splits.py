@@ -48,6 +48,40 @@ class Split:
     test: tuple[str, ...]
 
 
+def settle_splits(
+    path: Path, cases: Sequence[CaseFiles], validation: Validation, seed: int
+) -> tuple[list[Split], list[str]]:
+    """Return the splits that a training keeps in a file, else new ones; and what one should know.
+
+    Raises
+    ------
+    InputError
+        If others are asked for than the file has, or it or they cannot be used.
+    """
+    splits = draw_splits(cases, validation, seed)
+    if not path.exists():
+        return splits, []
+    stored = read_splits(path, cases)
+    if [split.name for split in stored] != [split.name for split in splits]:
+        raise InputError(
+            f"{path}: of a run with {len(stored)} networks on parts of the data, now "
+            f"{len(splits)}; give the same --folds and --splits, or choose another folder"
+        )
+    patient = {case.name: case.patient for case in cases if not case.made}
+    sizes = {len({patient[name] for name in s.train if name in patient}) for s in stored}
+    if validation.splits and validation.train_size not in sizes:
+        raise InputError(
+            f"{path}: of a run with {min(sizes)} patients to learn from in a split, not "
+            f"{validation.train_size}; give --train-size {min(sizes)}, or choose another folder"
+        )
+    told = {name for split in stored for name in (*split.train, *split.test)}
+    return stored, [
+        f"{name}: not in {path}, which was drawn before; only the final network learns from it"
+        for name in patient
+        if stored and name not in told
+    ]
+
+
 def draw_splits(cases: Sequence[CaseFiles], validation: Validation, seed: int) -> list[Split]:
     """Part the cases by patient; the same patients and seed give the same splits.
 

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from rsaseg.anatomy import brain_region
-from rsaseg.imaging import read_mask, write_array
+from rsaseg.imaging import write_array
 from rsaseg.inference.probability import predict_in_turns, predict_mirrored
 from rsaseg.preprocessing import InputSpec, prepare, to_flair_grid
 from rsaseg.training.cases import CaseFiles, read_exam
 from rsaseg.training.recipe import Recipe
-from rsaseg.training.selection import OutOfFold
+from rsaseg.training.selection import KeptCase
 
 
 def segment_unseen(
@@ -25,14 +25,13 @@ def segment_unseen(
     recipe: Recipe,
     device: torch.device,
     kept: Path,
-) -> OutOfFold:
-    """Return the lesion probability that a network gives for a case it has not learned from.
+) -> KeptCase:
+    """Keep the lesion probability that a network gives for a case it has not learned from.
 
-    It is kept in the file ``kept``, and read from there the next time.
+    Where the file ``kept`` is there already, nothing is done.
     """
-    exam = read_exam(files)
-    flair = exam["FLAIR"]
     if not kept.exists():
+        exam = read_exam(files)
         seen = prepare(exam, spec)
         image = torch.from_numpy(seen.image)
         predict = partial(
@@ -45,10 +44,9 @@ def segment_unseen(
         answer = predict(image).probability
         if seen.mirrored:
             answer = (answer + predict_mirrored(predict, image).probability) / 2
-        probability = to_flair_grid(answer.numpy(), seen.grid, flair.grid)
+        probability = to_flair_grid(answer.numpy(), seen.grid, exam["FLAIR"].grid)
         brain = brain_region(exam)
         if brain is not None:  # what lies outside is left out, as in use
             probability *= brain
         write_array(kept, probability.astype(np.float16))
-    truth, _ = read_mask(files.lesion)
-    return OutOfFold(files.name, files.patient, np.load(kept, mmap_mode="r"), truth, flair)
+    return KeptCase(files, kept)

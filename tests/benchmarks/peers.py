@@ -82,7 +82,8 @@ def run_ours(
     threshold = own_threshold(network, learn, recipe, device)
     found = {}
     for name in split.test:
-        unseen = segment_unseen(files[name], network, spec, recipe, device, folder / f"{name}.npy")
+        kept = folder / f"{name}.npy"
+        unseen = segment_unseen(files[name], network, spec, recipe, device, kept).read()
         found[name] = count_overlap(unseen.probability > threshold, unseen.truth)
     return recipe.steps, found
 

@@ -71,7 +71,8 @@ def run(options: argparse.Namespace) -> dict[str, float]:
     network = fit(recipe, cases, folder, device, progress, start)
     at: dict[str, list[float]] = {}
     for case in test:
-        unseen = segment_unseen(case, network, spec, recipe, device, folder / f"{case.name}.npy")
+        kept = folder / f"{case.name}.npy"
+        unseen = segment_unseen(case, network, spec, recipe, device, kept).read()
         probability = unseen.weighed(options.contrast_weight)
         called = [probability > t for t in (options.threshold, *THRESHOLDS)]
         at[case.name] = [count_overlap(mask, unseen.truth).dice for mask in called]

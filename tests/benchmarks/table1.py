@@ -111,7 +111,7 @@ def run_job(
     cases = []
     for name in split.test:
         kept = folder / f"{name}.npy"
-        unseen = segment_unseen(files[name], network, SPEC, recipe, device, kept)
+        unseen = segment_unseen(files[name], network, SPEC, recipe, device, kept).read()
         overlap = count_overlap(unseen.probability > threshold, unseen.truth)
         cases.append({"case": name, "dice": overlap.dice, "voxels": asdict(overlap)})
     job = {
@@ -190,7 +190,7 @@ def draw_figure(
         network = RSANet(recipe.network)
         network.load_state_dict(read_average(folder / "checkpoint.safetensors"))
         kept = folder / f"{case.name}.npy"
-        unseen = segment_unseen(case, network, SPEC, recipe, torch.device("cpu"), kept)
+        unseen = segment_unseen(case, network, SPEC, recipe, torch.device("cpu"), kept).read()
         masks.append(unseen.probability > threshold)
     write_atomic(path, png_bytes(paint(read_volume(case.sequences["FLAIR"]), masks, k)))
     print(f"\n{path}: {case.name}, slice {k}: truth, {', '.join(SHOWN)}")

@@ -246,6 +246,28 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
 
+def test_a_case_that_changed_since_is_refused_and_named(tmp_path: Path) -> None:
+    recipe, (first, second) = replace(SMALL, steps=1), make_cases()
+    other = replace(second, name="c3", digest="old")
+    fit(recipe, [first, second], tmp_path, CPU, held_out=[other])
+    path = tmp_path / "checkpoint.safetensors"
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"c2: its images or masks are not those .* began with"):
+        fit(recipe, [first, replace(second, digest="new")], tmp_path, CPU)
+    with pytest.raises(InputError, match=r"c2: its reader's offset was \+0.00 .* is \+0.30"):
+        fit(recipe, [first, replace(second, offset=0.3)], tmp_path, CPU)
+    both = [replace(first, offset=-0.3), replace(second, digest="new", offset=0.3)]
+    with pytest.raises(InputError, match=r"c2: its images or masks"):  # which moved the offsets
+        fit(recipe, both, tmp_path, CPU)
+    with pytest.raises(InputError, match=r"c3: its images or masks"):
+        fit(recipe, [first, second], tmp_path, CPU, held_out=[replace(other, digest="new")])
+    assert path.read_bytes() == before
+    run = json.loads(read_run(path))
+    del run["contents"]  # as earlier versions wrote it
+    save_file(load_file(path), path, {"run": json.dumps(run)})
+    fit(recipe, [first, replace(second, offset=0.3)], tmp_path, CPU)
+
+
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.safetensors").write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match="not a checkpoint"):

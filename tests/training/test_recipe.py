@@ -15,7 +15,7 @@ from rsaseg.networks.unet import DEFAULT, MODELS, NetworkConfig, RSANet, name_mo
 from rsaseg.networks.weights import load_weights
 from rsaseg.preprocessing import InputSpec
 from rsaseg.training.memory import check_memory, free_bytes, step_bytes
-from rsaseg.training.recipe import RECIPES, Recipe, make_recipe
+from rsaseg.training.recipe import RECIPES, Recipe, check_batch, make_recipe
 
 PLACES = {
     "000": [],
@@ -117,3 +117,26 @@ def test_a_step_that_cannot_fit_is_refused_with_both_figures() -> None:
     if free_bytes(cpu) is not None:
         with pytest.raises(InputError, match=r"GiB, .* GiB are free; lower --batch"):
             check_memory(replace(recipe, crop_vox=(3200, 6400, 6400)), 1, cpu)
+
+
+@pytest.mark.parametrize("crop_vox", [(8, 16, 16), (1, 1, 1), (9, 16, 16), (8, 16, 17)])
+@pytest.mark.parametrize(("batch", "processes"), [(1, 1), (2, 2), (2, 1)])
+def test_a_batch_is_refused_where_batch_normalisation_cannot_learn_from_it(
+    crop_vox: tuple[int, int, int], batch: int, processes: int
+) -> None:
+    recipe = Recipe(network=replace(DEFAULT, channels=(8, 8, 8, 8)), batch=batch, crop_vox=crop_vox)
+    learns = torch.zeros(batch // processes, 3, *crop_vox)
+    if len(learns) > 1 or max(crop_vox[0] - 8, crop_vox[2] - 16) > 0:
+        check_batch(recipe, processes)
+        RSANet(recipe.network)(learns)
+        return
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        RSANet(recipe.network)(learns)
+    with pytest.raises(InputError, match=r"batch normalisation .* choose a larger --crop or --ba"):
+        check_batch(recipe, processes)
+    check_batch(replace(recipe, network=replace(recipe.network, groups=8)), processes)
+
+
+def test_a_batch_that_cannot_be_dealt_is_refused() -> None:
+    with pytest.raises(InputError, match="batch of 3 cannot be dealt to 2 processes"):
+        check_batch(Recipe(batch=3), 2)

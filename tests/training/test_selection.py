@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.nifti1 import Nifti1Header
 
-from rsaseg.imaging import Grid, Volume
-from rsaseg.training.selection import OutOfFold, by_patient, choose_threshold
+from rsaseg.imaging import Grid, Volume, make_folder, read_volume, write_array
+from rsaseg.training.cases import CaseFiles
+from rsaseg.training.selection import KeptCase, OutOfFold, by_patient, choose_threshold
 
 
 def make(name: str, patient: str, probability: np.ndarray, truth: np.ndarray) -> OutOfFold:
@@ -117,3 +121,28 @@ def test_every_look_at_a_case_is_told() -> None:
     choose_threshold(cases, lambda *look: looks.append(look))
     stages = ("threshold", "peak", "smallest lesion")
     assert looks == [(stage, done, 2) for stage in stages for done in (1, 2)]
+
+
+def test_a_case_on_disk_is_read_at_each_look_and_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases, kept = [soft_case(name, name) for name in "abcd"], []
+    for case in cases:
+        place = tmp_path / case.name
+        make_folder(place)
+        for name, data in (("flair", case.flair.data), ("lesion", case.truth.astype(np.uint8))):
+            nib.Nifti1Image(data, case.flair.grid.affine).to_filename(place / f"{name}.nii")
+        write_array(place / "kept.npy", case.probability)
+        files = CaseFiles(case.name, {"FLAIR": place / "flair.nii"}, place / "lesion.nii")
+        kept.append(KeptCase(files, place / "kept.npy"))
+    read: list[weakref.ref[Volume]] = []
+
+    def look(path: Path) -> Volume:
+        assert sum(volume() is not None for volume in read) < 2
+        volume = read_volume(path)
+        read.append(weakref.ref(volume))
+        return volume
+
+    monkeypatch.setattr("rsaseg.training.selection.read_volume", look)
+    assert choose_threshold(kept) == choose_threshold([case.read() for case in cases])
+    assert len(read) == 3 * len(cases)
