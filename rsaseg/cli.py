@@ -78,7 +78,7 @@ def predict(
     ] = None,
     uncertainty: Annotated[
         Path | None,
-        typer.Option(help="How far the mirrored exam's answer differs; thin slices take longer."),
+        typer.Option(help="How unsure each voxel is, 0 to 1: its entropy in bits."),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Many exams: a folder with a folder per exam.")

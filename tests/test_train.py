@@ -78,8 +78,9 @@ def test_weights_carry_what_was_chosen(result: TrainingResult, output: Path) -> 
     assert info.network == RECIPE.network
     assert info.window_vox == RECIPE.crop_vox
     assert info.training_data == ("Doe 2020",)
-    assert len(result.notes) == 1
-    assert "boris: without T2" in result.notes[0]
+    by_name, without = result.notes
+    assert "4 cases of 3 patients by their names, 2 of" in by_name
+    assert "boris: without T2" in without
 
 
 def test_each_case_is_segmented_by_a_network_that_never_saw_its_patient(

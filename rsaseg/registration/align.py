@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsaseg.errors import InputError, RegistrationError
-from rsaseg.imaging import Grid, Volume, resample
+from rsaseg.imaging import Volume, resample
 from rsaseg.registration import flirt, simpleitk
-from rsaseg.registration.quality import Quality, apart_mm, judge
+from rsaseg.registration.quality import Quality, apart_mm, coverage, judge
 from rsaseg.registration.simpleitk import Side
 
 Engine = Literal["auto", "flirt", "simpleitk", "none"]
@@ -266,26 +266,6 @@ def _with_coverage(alignment: Alignment, moving: Volume, flair: Volume) -> Align
         return alignment
     note = f"{moving.name}: covers only {covered:.0%} of the FLAIR's head; masks suffer beyond it"
     return replace(alignment, warnings=(*alignment.warnings, note))
-
-
-def coverage(grid: Grid, flair: Volume, flair_from_moving: Float) -> float:
-    """Return the share of the FLAIR's head that lies within an image's field of view.
-
-    Parameters
-    ----------
-    grid : Grid
-        Of the image.
-    flair : Volume
-        Its voxels over the mean count as head; every fourth is looked at.
-    flair_from_moving : ndarray
-        (4, 4), RAS mm.
-    """
-    data = flair.data[::4, ::4, ::4]
-    head = 4 * np.argwhere(data >= data.mean())
-    vox_from_vox = np.linalg.inv(flair_from_moving @ grid.affine) @ flair.grid.affine
-    there = head @ vox_from_vox[:3, :3].T + vox_from_vox[:3, 3]
-    inside = (there > -1) & (there < np.array(grid.shape))
-    return float(inside.all(axis=1).mean())
 
 
 def _place(moving: Volume, flair: Volume, alignment: Alignment) -> Volume:

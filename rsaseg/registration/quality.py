@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
-from rsaseg.imaging import Volume
+from rsaseg.imaging import Grid, Volume
 from rsaseg.registration import simpleitk
 
 Float = NDArray[np.float64]
@@ -148,3 +148,23 @@ def apart_mm(one: Float, other: Float, flair: Volume) -> float:
         np.linalg.inv(other), corners
     )
     return float(np.linalg.norm(difference, axis=1).mean())
+
+
+def coverage(grid: Grid, flair: Volume, flair_from_moving: Float) -> float:
+    """Return the share of the FLAIR's head that lies within an image's field of view.
+
+    Parameters
+    ----------
+    grid : Grid
+        Of the image.
+    flair : Volume
+        Its voxels over the mean count as head; every fourth is looked at.
+    flair_from_moving : ndarray
+        (4, 4), RAS mm.
+    """
+    data = flair.data[::4, ::4, ::4]
+    head = 4 * np.argwhere(data >= data.mean())
+    vox_from_vox = np.linalg.inv(flair_from_moving @ grid.affine) @ flair.grid.affine
+    there = head @ vox_from_vox[:3, :3].T + vox_from_vox[:3, 3]
+    inside = (there > -1) & (there < np.array(grid.shape))
+    return float(inside.all(axis=1).mean())

@@ -61,9 +61,8 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
     "mean_probability": {"Description": "Mean lesion probability of its voxels, 0 to 1"},
     "max_probability": {"Description": "Greatest lesion probability of its voxels, 0 to 1"},
     "confidence": {
-        "Description": "Greatest lesion probability of its voxels, the mean of the exam's and of "
-        "its mirror image's where that was segmented too: how likely there is a lesion, 0 to 1; "
-        "the model card says what came true of it"
+        "Description": "How likely there is a lesion, 0 to 1: the greatest lesion probability of "
+        "its voxels; the model card says what came true of it"
     },
     "review": {
         "Description": "Whether a person should look twice: the confidence is low",
@@ -144,7 +143,6 @@ def describe_lesions(
     labels: NDArray[np.integer[Any]],
     grid: Grid,
     probability: NDArray[np.floating[Any]] | None = None,
-    sure: NDArray[np.floating[Any]] | None = None,
     anatomy: Anatomy | None = None,
 ) -> list[Lesion]:
     """Measure every lesion of a label map.
@@ -157,9 +155,6 @@ def describe_lesions(
         Of ``labels``.
     probability : ndarray, optional
         (X, Y, Z) lesion probability on ``grid``.
-    sure : ndarray, optional
-        (X, Y, Z) probability, on ``grid``, whose highest value in a lesion is its confidence.
-        Default: ``probability``.
     anatomy : Anatomy, optional
         Of the same exam: gives distances and locations.
 
@@ -179,7 +174,6 @@ def describe_lesions(
         r_mm, a_mm, s_mm = (float(mm) for mm in apply_affine(grid.affine, centroid_vox))
         i_vox, j_vox, k_vox = (float(vox) for vox in centroid_vox)
         seen = np.array(math.nan) if probability is None else probability[box][inside]
-        confidence = (seen if sure is None else sure[box][inside]).max()
         place = Place() if anatomy is None else locate(anatomy, apply_affine(grid.affine, voxels))
         lesions.append(
             Lesion(
@@ -200,7 +194,7 @@ def describe_lesions(
                 location=place.location,
                 mean_probability=float(seen.mean(dtype=np.float64)),
                 max_probability=float(seen.max()),
-                confidence=float(confidence),
+                confidence=float(seen.max()),
             )
         )
     return lesions

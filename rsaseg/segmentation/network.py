@@ -83,24 +83,17 @@ def segment_exam(
         with measured(costs, "network", report):
             predictions, answers = run(members, seen)
             probability = _mean(answers, shares)
-        sure, uncertainty = probability, None
-        both_ways = any(one.mirrored for one in seen)
-        if settings.uncertainty or both_ways:
+        if turning := [i for i, one in enumerate(seen) if one.mirrored]:
             with measured(costs, "mirror image", report):
-                turning = [i for i, one in enumerate(seen) if one.mirrored or not both_ways]
                 its = [members[i] for i in turning], [seen[i] for i in turning]
                 _, turned = run(*its, mirror=True)
                 for i, answer in zip(turning, turned, strict=True):
                     answers[i] = answer  # the others saw the exam once, and keep theirs
-                mirrored = _mean(answers, shares)
-            sure = np.mean((probability, mirrored), axis=0, dtype=np.float32)
-            if settings.uncertainty:
-                uncertainty = np.abs(probability - mirrored)
-            if both_ways:
-                probability = sure
+                both_ways = (probability, _mean(answers, shares))
+                probability = np.mean(both_ways, axis=0, dtype=np.float32)
         with measured(costs, "lesions", report):
             place = anatomy.result()
-            result = find(exam, probability, sure, uncertainty, place, model.info, settings)
+            result = find(exam, probability, place, model.info, settings)
     notes = [text for volume in exam.values() for text in volume.warnings]
     notes += [one.note for one in predictions if one.note]
     record = {

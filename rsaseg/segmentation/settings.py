@@ -30,8 +30,7 @@ class Settings:
     force : bool
         Go on, with a warning, where a registration failed.
     uncertainty : bool
-        Say how far the answers to the exam and to its mirror image differ. Thin slices are seen
-        mirrored for this alone, which takes the network twice as long.
+        Say how unsure each voxel is, see `rsaseg.segmentation.result.entropy`.
     """
 
     weights: str = DEFAULT_WEIGHTS

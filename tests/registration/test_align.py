@@ -14,7 +14,7 @@ from poses import FLAIR_FROM, mean_error_mm, rigid
 from rsaseg.errors import InputError, RegistrationError
 from rsaseg.imaging import Grid, Volume, resample
 from rsaseg.phantom import make_phantom
-from rsaseg.registration import align, align_exam, flirt, register
+from rsaseg.registration import align, align_exam, flirt, quality, register
 
 
 @pytest.fixture(scope="module")
@@ -232,9 +232,9 @@ def box(shape, corner_mm=(0.0, 0.0, 0.0), spacing_mm=(2.0, 2.0, 2.0)):
 def test_how_much_of_the_head_an_image_covers(shape, corner_mm, share):
     flair, away = box((40, 40, 40)), rigid((5, -7, 9), (30, -20, 10))
     grid = box(shape, corner_mm).grid
-    assert align.coverage(grid, flair, np.eye(4)) == pytest.approx(share, abs=0.02)
+    assert quality.coverage(grid, flair, np.eye(4)) == pytest.approx(share, abs=0.02)
     moved = Grid(shape, np.linalg.inv(away) @ grid.affine)
-    assert align.coverage(moved, flair, away) == pytest.approx(share, abs=0.02)
+    assert quality.coverage(moved, flair, away) == pytest.approx(share, abs=0.02)
 
 
 def test_an_image_that_covers_nothing_is_refused_and_one_that_covers_half_is_told(tiny):
