@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from types import ModuleType
 from xml.etree import ElementTree
 
 import numpy as np
@@ -125,3 +127,18 @@ def test_picture_and_table_tell_the_bins() -> None:
     assert b"<circle" not in reliability_svg(empty)
     assert empty.review is None
     assert len(reliability_markdown(empty)) == 14
+
+
+def test_how_well_uncertainty_finds_wrong_voxels(benchmark: Callable[[str], ModuleType]) -> None:
+    """Of one row: air, then voxels of lesion and none that are called, and not, at a threshold."""
+    calibration, grid, cut = benchmark("calibration"), Grid((8, 1, 1), np.eye(4)), Cut(0.45)
+    truth = np.array([0, 0, 0, 0, 1, 1, 1, 1], bool)[:, None, None]
+
+    def area(*p: float) -> float:
+        seen = np.array([0, 0, *p], np.float32)[:, None, None]
+        return float(calibration.finds_wrong(seen, truth, grid, cut))
+
+    assert area(0.1, 0.6, 0.4, 0.9, 0.9, 0.9) == 1  # the two wrong are the least sure
+    assert area(0.4, 0.99, 0.01, 0.6, 0.6, 0.6) == 0  # 0.01 is not looked at
+    assert area(0.02, 0.9, 0.99, 0.99, 0.99, 0.6) == 3 / 4
+    assert area(0.5, 0.02, 0.5, 0.5, 0.5, 0.5) == 1 / 2
