@@ -316,7 +316,9 @@ def test_a_broken_exam_does_not_stop_the_others_and_a_rerun_resumes(many, tmp_pa
     second = preprocess_folder(many, out, NONE)
     assert [one.status for one in second] == ["skipped", "done", "done"]
     assert (out / "a" / RECORD).stat().st_mtime_ns == stamp
-    shutil.copy(many / "a" / "T1.nii.gz", many / "a" / "T2.nii.gz")
+    t2 = nib.load(many / "a" / "T2.nii.gz")
+    brighter = nib.Nifti1Image(np.asarray(t2.dataobj) + 1, t2.affine, t2.header)
+    brighter.to_filename(many / "a" / "T2.nii.gz")
     third = preprocess_folder(many, out, NONE)
     assert [one.status for one in third] == ["done", "skipped", "skipped"]
     fourth = preprocess_folder(many, out, replace(NONE, force=True))
