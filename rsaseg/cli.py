@@ -184,7 +184,8 @@ def preprocess(
         for warning in warnings_of(exam):
             warn(f"warning: {warning}")
         for name, one in exam.alignments.items():
-            how = f"aligned by {one.engine}" if one.moved else "already aligned"
+            engine = "its header" if one.engine == "none" else one.engine
+            how = f"aligned by {engine}" if one.moved else "already aligned"
             say(f"{name}: {how}")
         say(f"{folder}: written{f'; look at {PICTURE}' if exam.alignments else ''}")
         return
@@ -420,9 +421,12 @@ def main() -> None:
 def _line(error: Exception) -> str:
     """Return an error as one line."""
     if isinstance(error, MemoryError):
-        text = f"not enough memory ({error}); close other programs, or use a machine with more"
+        told = f" ({error})" if str(error) else ""
+        text = f"not enough memory{told}; close other programs, or use a machine with more"
     elif isinstance(error, OSError) and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}; check the path and its permissions"
+        path = isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError)
+        advice = "; check the path and its permissions" if path else ""
+        text = f"{error.filename}: {error.strerror}{advice}"
     else:
         text = str(error)
     return re.sub(r"\s*[\r\n]\s*", " ", text.strip())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from rsaseg.errors import InputError
@@ -15,6 +16,14 @@ _VISIT = re.compile(
 )
 
 
+_MADE = re.compile(r"[-_]made-?\d+$", re.IGNORECASE)
+
+
+def without_made(case: str) -> str:
+    """Return a case's name without the ``-made-01`` of one that was made from a patient's exam."""
+    return _MADE.sub("", case)
+
+
 def patient_of(case: str) -> str:
     """Return the patient of a case: its BIDS ``sub-`` label, else its name, without the visit.
 
@@ -25,9 +34,26 @@ def patient_of(case: str) -> str:
     >>> [patient_of(case) for case in ("anna_tp2", "site/anna/ses-1", "sub-ms-01", "sub-t1")]
     ['anna', 'site/anna', 'sub-ms-01', 'sub-t1']
     """
-    subject = re.match(r"(sub-)([^_/]+)", case)
-    prefix, label = subject.groups() if subject else ("", case)
+    real = without_made(case)
+    subject = re.match(r"(sub-)([^_/]+)", real)
+    prefix, label = subject.groups() if subject else ("", real)
     return prefix + _VISIT.sub("", label)
+
+
+def patient_in(table: Mapping[str, str], case: str) -> str:
+    """Return a case's patient by a table, see `read_patients`; empty where that does not tell.
+
+    One that was made goes with the case that it was made from, or with all those whose names,
+    but for the visit, are as its own.
+
+    >>> patient_in({"anna-t1": "A", "anna-t2": "A", "b": "B"}, "anna-made-01")
+    'A'
+    """
+    real = without_made(case)
+    if row := table.get(case, table.get(real, "")):
+        return row
+    alike = {patient for other, patient in table.items() if patient_of(other) == patient_of(real)}
+    return alike.pop() if real != case and len(alike) == 1 else ""
 
 
 def read_patients(path: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rsaseg import __version__
 from rsaseg.errors import InputError
 from rsaseg.imaging import check_suffix
-from rsaseg.imaging.files import check_replaceable, is_own, read_written, write_together
-from rsaseg.imaging.nifti import nifti_bytes
+from rsaseg.imaging.files import check_replaceable, read_written, sha256_of, write_together
+from rsaseg.imaging.nifti import SUFFIXES, nifti_bytes
 from rsaseg.progress import Progress, untold
 from rsaseg.report.lesion_table import LESION_COLUMNS, lesion_tsv
 from rsaseg.report.page import report_html
@@ -117,9 +117,7 @@ def predict(
     record |= {"output_sha256": hashes[output.name], "files_sha256": hashes, **LESION_COLUMNS}
     text = json.dumps(record, indent=2) + "\n"
     write_together({sidecar(output): text.encode(), **files})  # no mask ever lacks its record
-    for name in earlier.keys() - hashes.keys():  # of the mask before: a report, labels
-        if is_own(output.with_name(name), earlier):
-            output.with_name(name).unlink(missing_ok=True)
+    _remove_extras(output, {n: sha for n, sha in earlier.items() if n not in hashes})
     return replace(found, record=record)
 
 
@@ -169,6 +167,15 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
         if output.name in taken:  # also in two folders: the record tells files by their names
             raise InputError(f"{output}: two outputs have this name; give each its own")
         taken.add(output.name)
+
+
+def _remove_extras(mask: Path, earlier: Mapping[str, str]) -> None:
+    """Remove the report, the labels and so on of the mask before, where they are as written."""
+    masks = {sidecar(mask, suffix).name.lower() for suffix in SUFFIXES}
+    for name, sha256 in earlier.items():
+        path = mask.with_name(name)
+        if name.lower() not in masks and path.is_file() and sha256_of(path) == sha256:
+            path.unlink()
 
 
 def _contents(found: Segmentation, output: Path, extras: Extras) -> dict[Path, bytes]:

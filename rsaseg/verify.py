@@ -91,8 +91,7 @@ def verify(
             again,
             files.get("T1"),
             files.get("T2"),
-            # a poor registration then is a poor one now; the mask needs no mirror image
-            replace(settings, force=True, uncertainty=False),
+            replace(settings, force=True),  # a poor registration then is a poor one now
             progress,
             model=model,
         )

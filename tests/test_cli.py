@@ -234,6 +234,8 @@ def test_a_mask_on_the_flair_grid_with_its_record(
     ("error", "code", "words"),
     [
         (PermissionError(13, "Permission denied", "a/b.nii"), 2, "a/b.nii: Permission denied"),
+        (OSError(28, "No space left on device", "a.nii"), 2, "a.nii: No space left on device"),
+        (MemoryError(), 2, "error: not enough memory; close"),
         (
             MemoryError("Unable to allocate 9 TiB"),
             2,

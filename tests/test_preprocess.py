@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -261,6 +262,19 @@ preprocess.preprocess(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
+def age(out: Path) -> None:
+    """Let what is in the exams' folders be of two hours ago."""
+    for place in out.glob("*/.rsaseg-*"):
+        os.utime(place, (time.time() - 7200,) * 2)
+
+
+def test_the_folder_of_a_run_at_work_is_left_to_it(phantom_files, tmp_path):
+    at_work = tmp_path / ".rsaseg-12ab_xyz"
+    at_work.mkdir()
+    preprocess(phantom_files["FLAIR"], tmp_path, choices=NONE)
+    assert at_work.is_dir()
+
+
 def test_what_a_killed_run_left_is_removed_by_the_next(phantom_files, tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
     for name in ("a", "b"):
@@ -273,11 +287,13 @@ def test_what_a_killed_run_left_is_removed_by_the_next(phantom_files, tmp_path):
             command = [sys.executable, "-c", KILLED, phantom_files["FLAIR"], out / name]
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
             assert subprocess.run(command, check=False, env=environment).returncode < 0
+        age(out)
         (out / "a" / ".rsaseg-notes").mkdir(exist_ok=True)
         preprocess_folder(data, out, NONE)
         left[again] = sorted(path.name for path in out.glob("*/*"))
     assert left == {key: [".rsaseg-notes", "FLAIR.nii.gz", RECORD] for key in left}
     (out / "a" / ".rsaseg-12ab_xyz").mkdir()
+    age(out)
     preprocess(phantom_files["FLAIR"], out / "a", choices=NONE)
     assert sorted(path.name for path in out.glob("*/*")) == left["made"]
 

@@ -245,3 +245,16 @@ def test_two_outputs_of_one_name_are_refused(exam: Exam, tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"labels/a.nii.gz: two outputs have this name"):
         predict(exam["FLAIR"], tmp_path / "masks" / "a.nii.gz", extras=extras, model=BRIGHT)
     assert contents(tmp_path) == {}
+
+
+def test_a_mask_with_another_ending_and_a_file_emptied_since_are_kept(
+    exam: Exam, tmp_path: Path
+) -> None:
+    segment(exam, tmp_path)
+    first = (tmp_path / "mask.nii.gz").read_bytes()
+    (tmp_path / "labels.nii.gz").write_bytes(b"")
+    settings = Settings(threshold=0.9, registration="none")
+    predict(exam["FLAIR"], tmp_path / "mask.nii", settings=settings, model=BRIGHT)
+    left = {"mask.nii", "mask.nii.gz", "mask.tsv", "mask.json", "labels.nii.gz"}
+    assert {path.name for path in tmp_path.iterdir()} == left
+    assert (tmp_path / "mask.nii.gz").read_bytes() == first

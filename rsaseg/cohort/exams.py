@@ -82,7 +82,7 @@ def _named(exam: Exam) -> Exam:
     name = exam.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     if name == exam.name:
         return exam
-    return Exam(name, problem=f"{name}: its name is not UTF-8 text; rename the folder")
+    return Exam(name, problem=f"{name}: its name is not UTF-8 text; rename it")
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsaseg.errors import InputError
-
-_UMASK = os.umask(0)  # it can be read only by setting it, which is no thing for threads
-os.umask(_UMASK)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -150,14 +147,13 @@ def make_folder(folder: Path) -> None:
 
 def _stage(path: Path, content: bytes) -> Path:
     """Write ``content`` in full under a temporary name in the folder of ``path``."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    part = Path(name)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    file = part.open("xb")  # with the permissions that the user's umask gives any new file
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        part.chmod(0o666 & ~_UMASK)
     except BaseException:
         part.unlink()
         raise

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rsaseg.errors import InputError
@@ -22,6 +23,7 @@ WRITTEN = (
     RECORD,
 )
 _TEMPORARY = ".rsaseg-"
+_LEFT_S = 3600
 
 
 def check_outputs(folder: Path, files: dict[str, Path], written: dict[str, str]) -> None:
@@ -52,7 +54,7 @@ def check_outputs(folder: Path, files: dict[str, Path], written: dict[str, str])
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what a run that was killed left in a folder, which may be missing.
+    """Remove what a run that was killed over an hour ago left in a folder, which may be missing.
 
     Parameters
     ----------
@@ -60,7 +62,9 @@ def clear_leftovers(folder: Path) -> None:
         Of one exam's output.
     """
     for left in folder.glob(f"{_TEMPORARY}????????"):
-        shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _LEFT_S:  # else a run may be at work in it
+                shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

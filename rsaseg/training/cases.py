@@ -23,7 +23,7 @@ from rsaseg.imaging import (
     write_array,
     write_atomic,
 )
-from rsaseg.patients import patient_of
+from rsaseg.patients import patient_in, patient_of, without_made
 from rsaseg.preprocessing import (
     SEQUENCES,
     InputSpec,
@@ -32,8 +32,6 @@ from rsaseg.preprocessing import (
     to_tensor_axes,
     to_working_grid,
 )
-
-_MADE = re.compile(r"[-_]made-?\d+$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -65,12 +63,12 @@ class CaseFiles:
 
         Such an exam is learned from with its patient, and never tested on.
         """
-        return bool(_MADE.search(self.name))
+        return without_made(self.name) != self.name
 
     @property
     def patient(self) -> str:
-        """As the table tells, or the name without ``-made-01``, see `rsaseg.patients`."""
-        return self.table_patient or patient_of(_MADE.sub("", self.name))
+        """As the table tells, or the name, see `rsaseg.patients`."""
+        return self.table_patient or patient_of(self.name)
 
     @property
     def drawn_as(self) -> str:
@@ -125,7 +123,7 @@ def scan_cases(
 ) -> tuple[list[CaseFiles], list[str]]:
     """Return the cases under ``folders`` that can be read, and what is wrong with the others.
 
-    ``patients`` are those of cases whose names do not tell; made exams go with the case.
+    ``patients`` are those of cases whose names do not tell, see `rsaseg.patients.patient_in`.
     """
     told = patients or {}
     cases: dict[str, CaseFiles] = {}
@@ -150,14 +148,14 @@ def scan_cases(
                 problems.append(f"{place}: a second case of this name; rename one")
             else:
                 sequences = {n: files[n.lower()] for n in SEQUENCES if n.lower() in files}
-                patient = told.get(_MADE.sub("", place.name), "")
+                patient = patient_in(told, place.name)
                 cases[place.name] = CaseFiles(
                     place.name, sequences, files["lesion"], files.get("brain"), patient
                 )
     if not cases and not problems:
         names = ", ".join(str(folder) for folder in folders)
         problems = [f"{names}: no cases found; put T1, T2, FLAIR and lesion in a folder each"]
-    if told and cases and not told.keys() & {_MADE.sub("", name) for name in cases}:
+    if told and cases and not any(case.table_patient for case in cases.values()):
         problems.append(
             f"patients: none of the cases is among them (there {next(iter(told))}, here "
             f"{next(iter(cases))}); name the cases alike"

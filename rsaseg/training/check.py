@@ -70,7 +70,13 @@ def check_cases(
             f"{cases[0].lesion.parent}: of the only patient; training needs two or more "
             f"(--patients tells whose cases are, where names do not)"
         )
-    elif len(visits) < len(real) and not any(case.table_patient for case in real):
+    elif any(case.table_patient for case in real):
+        notes += [
+            f"{case.name}: not in the table of patients; by its name it is of {case.patient}"
+            for case in cases
+            if not case.table_patient
+        ]
+    elif len(visits) < len(real):
         patient, most = visits.most_common(1)[0]
         notes.append(
             f"{len(real)} cases of {len(visits)} patients by their names, {most} of {patient}; "

@@ -64,7 +64,10 @@ def read_run(path: Path) -> str:
 
 def contents_of(cases: Iterable[CachedCase]) -> Contents:
     """Return what a checkpoint keeps of each case, by its name, to know it again."""
-    return {case.name: {"digest": case.digest, "offset": case.offset} for case in cases}
+    return {
+        case.name: {"digest": case.digest, "offset": case.offset, "patient": case.patient}
+        for case in cases
+    }
 
 
 def check_unchanged(path: Path, contents: Contents) -> None:
@@ -86,6 +89,11 @@ def check_unchanged(path: Path, contents: Contents) -> None:
             raise InputError(
                 f"{path}: {name}: its images or masks are not those this run began with; choose "
                 f"another folder to train with the new ones, or put the old ones back"
+            )
+        if before.get("patient", now["patient"]) != now["patient"]:
+            raise InputError(
+                f"{path}: {name}: was of {before['patient']} when this run began and is of "
+                f"{now['patient']}; give the --patients of then, or choose another folder"
             )
     for name, (before, now) in seen.items():  # last: one changed mask moves every offset
         if before["offset"] != now["offset"]:

@@ -143,7 +143,10 @@ def read_splits(path: Path, cases: Sequence[CaseFiles]) -> list[Split]:
         both = {patient[n] for n in split.train} & {patient[n] for n in split.test}
         if both or not split.train or not split.test:
             what = f"{min(both)} on both sides" if both else "an empty side"
-            raise InputError(f"{path}: {split.name} has {what}; remove the file to draw new ones")
+            raise InputError(
+                f"{path}: {split.name} has {what}; choose another output folder to draw new ones "
+                f"(--patients tells who is who, where names do not)"
+            )
     return splits
 
 

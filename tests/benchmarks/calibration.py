@@ -37,11 +37,13 @@ def finds_wrong(
 ) -> float:
     """Return how often a voxel that is wrong in the mask is less sure than one that is right.
 
-    The area under the ROC curve, over voxels likelier than ``LOOKED_AT``.
+    The area under the ROC curve, over voxels likelier than ``LOOKED_AT``; NaN if none is wrong.
     """
     mask = cut_lesions(probability, grid, cut)[0] > 0
     near = probability > LOOKED_AT
     unsure, wrong = entropy(probability[near]), (mask != truth)[near]
+    if not wrong.any() or wrong.all():
+        return float("nan")
     larger = mannwhitneyu(unsure[wrong], unsure[~wrong]).statistic
     return float(larger / (wrong.sum() * (~wrong).sum()))
 
@@ -63,7 +65,7 @@ def main() -> None:
     print("\n".join(reliability_markdown(calibration)))
     (folder / "calibration.svg").write_bytes(reliability_svg(calibration))
     areas = [finds_wrong(*exam, info.cut) for exam in exams]
-    print(f"\nwrong voxels, by uncertainty: area under the ROC curve {np.mean(areas):.2f}")
+    print(f"\nwrong voxels, by uncertainty: area under the ROC curve {np.nanmean(areas):.2f}")
     found = [lesion_confidences(*exam, info.cut) for exam in exams]
     confidence = np.concatenate([one for one, _ in found])
     right = np.concatenate([one for _, one in found])

@@ -82,7 +82,7 @@ def test_a_name_that_is_not_utf_8_is_an_exams_own_problem(tmp_path, bad):
     name = bad.partition("/")[0].replace("\udcfc", r"\xfc")
     assert found.keys() == {"a", name}
     assert not found["a"].problem
-    assert found[name].problem == f"{name}: its name is not UTF-8 text; rename the folder"
+    assert found[name].problem == f"{name}: its name is not UTF-8 text; rename it"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_bids_name_that_is_not_utf_8_is_an_exams_own_problem(tmp_path, bad, na
     found = {exam.name: exam.problem for exam in find_bids_exams(root)}
     assert found == {
         "sub-1": "",
-        name: f"{name}: its name is not UTF-8 text; rename the folder",
+        name: f"{name}: its name is not UTF-8 text; rename it",
     }
 
 

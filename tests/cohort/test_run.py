@@ -309,7 +309,7 @@ def test_a_name_that_is_not_utf_8_stops_no_other(here, data, settings, tmp_path)
     table = rows(cohort)
     assert {name for name, row in table.items() if row["status"] == "done"} == set(GOOD)
     for name in (r"M\xfcller", r"M\xf6ller"):
-        assert table[name]["reason"] == f"{name}: its name is not UTF-8 text; rename the folder"
+        assert table[name]["reason"] == f"{name}: its name is not UTF-8 text; rename it"
         assert name in cohort.page.read_text()
 
 

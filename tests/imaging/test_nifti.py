@@ -345,6 +345,15 @@ def test_written_files_have_the_usual_permissions(tmp_path):
     assert (tmp_path / "mask.nii").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
+def test_a_umask_set_later_holds(tmp_path):
+    before = os.umask(0o077)
+    try:
+        write_atomic(tmp_path / "private.json", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "private.json").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_missing_folder_or_a_folder_of_that_name_is_told(tmp_path):
     with pytest.raises(InputError, match=r"cannot be written \(No such file or directory\)"):
         write_atomic(tmp_path / "none" / "mask.nii", b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,14 @@ from rsaseg.errors import GeometryError, InputError
 from rsaseg.imaging import read_mask, write_nifti
 from rsaseg.phantom import Phantom, make_phantom, write_phantom
 from rsaseg.preprocessing import InputSpec
-from rsaseg.training.cases import CaseFiles, cache_case, find_cases, read_exam, split_folds
+from rsaseg.training.cases import (
+    CaseFiles,
+    cache_case,
+    find_cases,
+    read_exam,
+    scan_cases,
+    split_folds,
+)
 
 SPEC = InputSpec(spacing_mm=(3.0, 3.0, 4.0))
 
@@ -188,3 +196,31 @@ def test_a_brain_mask_adds_the_stripped_exam(data: Path, phantom: Phantom, tmp_p
     assert whole.brain[np.asarray(whole.lesion) > 0.5].min() > 0.9
     without = replace(find_cases([data])[0], brain=None)
     assert cache_case(without, SPEC, tmp_path / "cache").variants[0].brain is None
+
+
+def test_patients_by_a_table(data: Path) -> None:
+    for name in (
+        "p1-2019",
+        "p1-2021",
+        "p1-2019-made-01",
+        "p1-made-02",
+        "p3-t1-made-04",
+        "p3-made-05",
+    ):
+        shutil.copytree(data / "p2", data / name)
+    table = {"p1-2019": "one", "p1-2021": "one", "p3-t1": "three", "p3-t2": "four"}
+    table |= {"p1-t1": "one", "p3-made-05": "four"}
+    cases, problems = scan_cases([data], table)
+    assert not problems
+    assert {case.name: case.patient for case in cases} == {
+        "p1-t1": "one",
+        "p1-2019": "one",
+        "p1-2021": "one",
+        "p2": "p2",
+        "p1-2019-made-01": "one",  # of that case
+        "p1-made-02": "one",  # of the only case whose name tells p1
+        "p3-t1-made-04": "three",
+        "p3-made-05": "four",  # a line of its own
+    }
+    _, (problem,) = scan_cases([data], {"q": "one"})
+    assert problem.startswith("patients: none of the cases is among them (there q, here ")

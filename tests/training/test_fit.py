@@ -254,6 +254,8 @@ def test_a_case_that_changed_since_is_refused_and_named(tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(InputError, match=r"c2: its images or masks are not those .* began with"):
         fit(recipe, [first, replace(second, digest="new")], tmp_path, CPU)
+    with pytest.raises(InputError, match=r"c2: was of c2 when this run began and is of c1"):
+        fit(recipe, [first, replace(second, patient="c1")], tmp_path, CPU)
     with pytest.raises(InputError, match=r"c2: its reader's offset was \+0.00 .* is \+0.30"):
         fit(recipe, [first, replace(second, offset=0.3)], tmp_path, CPU)
     both = [replace(first, offset=-0.3), replace(second, digest="new", offset=0.3)]
