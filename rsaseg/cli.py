@@ -347,7 +347,7 @@ def evaluate(
     """Compare lesion masks with the truth, case by case and pooled."""
     from rsaseg import Rules
     from rsaseg import evaluate as run
-    from rsaseg.patients import read_patients
+    from rsaseg.patients import note_table, read_patients
     from rsaseg.report.evaluation import (
         case_table,
         check_evaluation_folder,
@@ -358,6 +358,7 @@ def evaluate(
 
     if folder is not None:
         check_evaluation_folder(folder)
+    table = read_patients(patients) if patients else {}
     rules = Rules(min_lesion_mm3, matching, min_overlap, tolerance_mm)
     with show_progress() as progress:
         result = run(
@@ -365,15 +366,17 @@ def evaluate(
             gt,
             compare=compare,
             rules=rules,
-            patients=read_patients(patients) if patients else None,
+            patients=table,
             progress=progress,
         )
+    if folder is not None:  # before the tables, which may go to a program that ends early
+        write_evaluation(result, folder)
     output.print(case_table(result))
     output.print(estimate_table(result))
     if compare is not None:
         output.print(difference_table(result))
-    if folder is not None:
-        write_evaluation(result, folder)
+    for note in note_table(table, [case.case for case in result.cases]):
+        warn(f"note: {note}")
     for line in result.failures:
         warn(f"failed: {line}")
     if result.failures:

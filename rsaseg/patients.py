@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rsaseg.errors import InputError
@@ -11,7 +11,8 @@ from rsaseg.errors import InputError
 _VISIT = re.compile(
     r"[-_/](ses|session|visit|tp|timepoint|t|s)[-_]?\d+$"
     r"|[-_/](ses|session|visit)[-_][a-z0-9]+$"
-    r"|[-_/](baseline|bl|follow[-_]?up|fu)[-_]?\d*$",
+    r"|[-_/](baseline|bl|follow[-_]?up|fu)[-_]?\d*$"
+    r"|[-_/](19|20)\d\d[-_]?\d\d[-_]?\d\d$",
     re.IGNORECASE,
 )
 
@@ -31,8 +32,8 @@ def patient_of(case: str) -> str:
 
     >>> [patient_of(case) for case in ("sub-07_ses-m12_run-1", "catania-14-t3", "tabriz-03")]
     ['sub-07', 'catania-14', 'tabriz-03']
-    >>> [patient_of(case) for case in ("anna_tp2", "site/anna/ses-1", "sub-ms-01", "sub-t1")]
-    ['anna', 'site/anna', 'sub-ms-01', 'sub-t1']
+    >>> [patient_of(case) for case in ("anna_tp2", "anna-2024-03-01", "sub-ms-01", "sub-t1")]
+    ['anna', 'anna', 'sub-ms-01', 'sub-t1']
     """
     real = without_made(case)
     subject = re.match(r"(sub-)([^_/]+)", real)
@@ -54,6 +55,23 @@ def patient_in(table: Mapping[str, str], case: str) -> str:
         return row
     alike = {patient for other, patient in table.items() if patient_of(other) == patient_of(real)}
     return alike.pop() if real != case and len(alike) == 1 else ""
+
+
+def note_table(table: Mapping[str, str], cases: Iterable[str]) -> list[str]:
+    """Return a line for the cases that a table does not tell of, and one for its lines of none."""
+    if not table:
+        return []
+    named = dict.fromkeys(cases)
+    untold = [case for case in named if not patient_in(table, case)]
+    unused = [case for case in table if case not in named]
+    notes = {"not in the table of patients, and told by their names": untold}
+    notes |= {"in the table of patients, but no case": unused}
+    return [f"{_some(found)}: {what}" for what, found in notes.items() if found]
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def read_patients(path: Path) -> dict[str, str]:

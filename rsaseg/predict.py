@@ -101,7 +101,8 @@ def predict(
     outputs = [*beside(output), *extras.paths().values()]
     check_outputs(outputs, [*inputs, Path(settings.weights)])
     earlier = read_written(sidecar(output), "files_sha256")
-    check_replaceable(outputs, sidecar(output), earlier)
+    known = read_written(sidecar(output), _ELSEWHERE) | earlier
+    check_replaceable(outputs, sidecar(output), known)
     found = segment(t1, t2, flair, settings, model=model, progress=progress)
     record = {
         "Description": "Multiple-sclerosis lesion mask. For research use only.",
@@ -115,10 +116,17 @@ def predict(
     record |= add_costs(record, costs, started)
     hashes = {path.name: hashlib.sha256(content).hexdigest() for path, content in files.items()}
     record |= {"output_sha256": hashes[output.name], "files_sha256": hashes, **LESION_COLUMNS}
+    others = {name: sha256 for name, sha256 in known.items() if name not in hashes}
+    if elsewhere := {n: sha for n, sha in others.items() if not output.with_name(n).exists()}:
+        record[_ELSEWHERE] = elsewhere
     text = json.dumps(record, indent=2) + "\n"
     write_together({sidecar(output): text.encode(), **files})  # no mask ever lacks its record
-    _remove_extras(output, {n: sha for n, sha in earlier.items() if n not in hashes})
+    _remove_extras(output, others)
     return replace(found, record=record)
+
+
+_ELSEWHERE = "earlier_files_sha256"
+"""In a record: files of the mask before that lie in other folders, to know them again."""
 
 
 def sidecar(mask: Path, suffix: str = ".json") -> Path:

@@ -13,11 +13,12 @@ from typing import Any, get_args
 import numpy as np
 
 from rsaseg import __version__
-from rsaseg.errors import InputError
+from rsaseg.errors import InputError, WeightsError
 from rsaseg.imaging import read_mask
 from rsaseg.imaging.files import sha256_of
 from rsaseg.imaging.nifti import SUFFIXES
 from rsaseg.metrics import dice
+from rsaseg.networks.shipped import find_weights
 from rsaseg.predict import Settings, predict, sidecar
 from rsaseg.progress import Progress
 from rsaseg.registration import Engine
@@ -177,7 +178,17 @@ def _find_inputs(
 
 
 def _load_weights(record_file: Path, record: Mapping[str, Any], weights: str | None) -> Model:
-    model = load_model(weights or record["weights"]["name"])
+    made_with = record["weights"]
+    if weights is None:
+        try:
+            find_weights(made_with["name"])
+        except WeightsError:
+            raise InputError(
+                f"{record_file}: made with weights {made_with['name']} (SHA-256 "
+                f"{made_with['sha256'][:12]}...), which are not shipped; give their file with "
+                f"--weights"
+            ) from None
+    model = load_model(weights or made_with["name"])
     if model.sha256 != record["weights"]["sha256"]:
         raise InputError(
             f"{record_file}: made with other weights than {model.name} here (SHA-256 "

@@ -21,7 +21,7 @@ from rich.console import Console
 from rsaseg import evaluate
 from rsaseg.errors import GeometryError, InputError
 from rsaseg.imaging import Grid
-from rsaseg.patients import patient_of, read_patients
+from rsaseg.patients import note_table, patient_of, read_patients
 from rsaseg.report.evaluation import (
     case_table,
     case_tsv,
@@ -354,6 +354,9 @@ def test_a_prediction_by_the_very_name_of_its_case(tmp_path: Path) -> None:
         ("p-s1", "p"),
         ("p_baseline", "p"),
         ("p_followup2", "p"),
+        ("p_2024-03-01", "p"),
+        ("p-20240301", "p"),
+        ("p-2024", "p-2024"),
         ("site/p/ses-01", "site/p"),
         ("tabriz-03", "tabriz-03"),
         ("pat2", "pat2"),
@@ -392,6 +395,16 @@ def test_table_of_patients(tmp_path: Path) -> None:
             read_patients(table)
     with pytest.raises(InputError, match="cannot be read"):
         read_patients(tmp_path / "none.tsv")
+
+
+def test_a_table_of_other_cases_is_told() -> None:
+    table = {"a-t1": "A", "B": "B", "d": "D"}
+    assert note_table(table, ["a-t1", "a-made-01", "b", "c-t1", "d"]) == [
+        "b, c-t1: not in the table of patients, and told by their names",
+        "B: in the table of patients, but no case",
+    ]
+    assert note_table({c: c for c in "abcde"}, "fghij")[0].startswith("f, g, h and 2 more: not in")
+    assert note_table({}, ["a"]) == note_table({"a": "A"}, ["a", "a-made-02"]) == []
 
 
 @pytest.mark.parametrize(
@@ -497,3 +510,10 @@ def test_training_data_as_truth(labelled: Path) -> None:
     assert {score.scores["dice"] for score in result.cases} == {1.0}
     assert {score.scores["hd95_mm"] for score in result.cases} == {0.0}
     assert len({score.patient for score in result.cases}) == len(result.cases) - 1  # catania-14
+
+
+def test_extra_files_of_a_mask_are_none_by_any_name(tmp_path: Path) -> None:
+    mask = save(tmp_path / "lesions_of_a.nii.gz", boxes())
+    for name in ("labels", "prob", "unc", "a_prob", "a-uncertainty"):
+        save(tmp_path / f"{name}.nii.gz", boxes())
+    assert find_masks(tmp_path) == {"lesions_of_a": mask}

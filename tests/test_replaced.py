@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -258,3 +260,22 @@ def test_a_mask_with_another_ending_and_a_file_emptied_since_are_kept(
     left = {"mask.nii", "mask.nii.gz", "mask.tsv", "mask.json", "labels.nii.gz"}
     assert {path.name for path in tmp_path.iterdir()} == left
     assert (tmp_path / "mask.nii.gz").read_bytes() == first
+
+
+def test_a_report_in_another_folder_is_known_again(exam: Exam, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "reports").mkdir()
+    mask, extras = tmp_path / "masks" / "a.nii.gz", Extras(report=tmp_path / "reports" / "a.html")
+    plain = Settings(registration="none")
+    for asked in (extras, Extras(), Extras(), extras):  # forgotten twice
+        predict(exam["FLAIR"], mask, settings=plain, extras=asked, model=BRIGHT)
+    corrected(tmp_path / "reports" / "a.html")
+    with pytest.raises(InputError, match=r"a.html: was changed after rsaseg wrote it"):
+        predict(exam["FLAIR"], mask, settings=plain, extras=extras, model=BRIGHT)
+
+
+def test_tables_are_written_whoever_reads_them(masks: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rsaseg", "evaluate", "--pred", masks, "--gt", masks]
+    with subprocess.Popen([*command, "-o", tmp_path / "out"], stdout=subprocess.PIPE) as process:
+        process.stdout.close()  # as head does
+    assert (tmp_path / "out" / "evaluation.json").is_file()

@@ -109,6 +109,14 @@ def test_what_cannot_be_verified_is_one_line(kind, copy):
         check(copy)
 
 
+def test_weights_that_are_not_shipped_are_asked_for(copy):
+    record = json.loads((copy / "mask.json").read_text())
+    record["weights"]["name"] = "weights"
+    (copy / "mask.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"mask.json: made with weights weights .* --weights"):
+        verify(copy / "mask.json")
+
+
 def test_a_mask_whose_ending_is_in_capitals_is_found(copy):
     record = json.loads((copy / "mask.json").read_text())
     record["files_sha256"]["mask.NII.GZ"] = record["files_sha256"].pop("mask.nii.gz")

@@ -13,6 +13,8 @@ _FOLDERS = (Path(__file__).parents[1] / "weights", Path(__file__).parents[2] / "
 def find_weights(name_or_path: str) -> Path:
     """Return the file of shipped weights by name, or of the user's own by path.
 
+    A path may be that of a training's folder.
+
     Raises
     ------
     WeightsError
@@ -27,6 +29,8 @@ def find_weights(name_or_path: str) -> Path:
     for file in shipped:
         if file.stem == name_or_path:
             return file
+    if (trained := path / "weights.safetensors").is_file():
+        return trained
     known = ", ".join(dict.fromkeys(p.stem for p in shipped)) or "none shipped"
     raise WeightsError(f"{name_or_path}: unknown weights; known are: {known}; or give a file")
 

@@ -70,17 +70,12 @@ def check_cases(
             f"{cases[0].lesion.parent}: of the only patient; training needs two or more "
             f"(--patients tells whose cases are, where names do not)"
         )
-    elif any(case.table_patient for case in real):
-        notes += [
-            f"{case.name}: not in the table of patients; by its name it is of {case.patient}"
-            for case in cases
-            if not case.table_patient
-        ]
-    elif len(visits) < len(real):
+    elif not any(case.table_patient for case in real):
         patient, most = visits.most_common(1)[0]
+        visits_of = f", {most} of {patient}" if most > 1 else ""
         notes.append(
-            f"{len(real)} cases of {len(visits)} patients by their names, {most} of {patient}; "
-            f"where that is wrong, give a table (--patients)"
+            f"{len(real)} cases of {len(visits)} patients by their names{visits_of}; where that is "
+            f"wrong, give a table (--patients)"
         )
     for case in told(cases, "check cases", progress):
         problems += check_case(case, spec, crop_vox, seen)

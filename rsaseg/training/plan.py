@@ -12,6 +12,7 @@ from torch import Tensor
 from rsaseg.errors import InputError
 from rsaseg.networks.shipped import find_weights
 from rsaseg.networks.weights import load_weights
+from rsaseg.patients import note_table
 from rsaseg.preprocessing import InputSpec
 from rsaseg.progress import Progress, told
 from rsaseg.training import ranks
@@ -77,6 +78,7 @@ def make_plan(
     if weights.exists() and not (output / "final" / "checkpoint.safetensors").exists():
         raise InputError(f"{weights}: would be overwritten; choose another folder")
     notes = [*(found or ()), *outside]
+    notes += note_table(validation.patients, [case.name for case in files])
     if earlier and recipe.readers:
         measured = read_offsets(earlier, splits, files, report)
         offsets = {name: recipe.readers * offset for name, offset in measured.items()}

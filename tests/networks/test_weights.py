@@ -152,3 +152,10 @@ def test_batch_normalisation_comes_back(tmp_path: Path) -> None:
         assert torch.allclose(loaded(x), network.eval()(x), atol=5e-3)
     for name, value in network.named_buffers():
         assert torch.equal(loaded.get_buffer(name), value)
+
+
+def test_a_trainings_folder_is_its_weights(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="unknown weights"):
+        find_weights(str(tmp_path))
+    (tmp_path / "weights.safetensors").touch()
+    assert find_weights(str(tmp_path)) == tmp_path / "weights.safetensors"

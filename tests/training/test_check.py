@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def test_good_data_have_no_problems_and_a_missing_sequence_is_noted(data: Path) 
     (data / "p2" / "T2.nii").unlink()
     problems, notes = check_cases(find_cases([data]), InputSpec(), CROP)
     assert problems == []
-    assert notes == [f"{data / 'p2'}: without T2, which is allowed"]
+    by_name, without = notes
+    assert re.fullmatch(r"\d cases of \d patients by their names.*; .* \(--patients\)", by_name)
+    assert without == f"{data / 'p2'}: without T2, which is allowed"
 
 
 FAULTS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray], str]] = {
