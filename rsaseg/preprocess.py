@@ -24,6 +24,7 @@ from rsaseg.preprocessing.folder import (
     all_or_nothing,
     check_outputs,
     clear_leftovers,
+    images_in,
 )
 from rsaseg.progress import Progress, untold
 from rsaseg.registration import AlignedExam, Alignment, Engine, align_exam
@@ -108,12 +109,13 @@ def preprocess_folder(
 
     A broken exam does not stop the others. An exam whose record stands in its output folder, made
     from the same files with the same choices, is skipped. ``lesion`` and ``brain`` masks, which lie
-    on the FLAIR's grid, are copied along for training.
+    on the FLAIR's grid, are copied along for training. A folder that holds images but no exam has
+    failed, and so has an image in no exam's folder; hidden files and folders are passed over.
 
     Returns
     -------
     list of Outcome
-        By name; the caller decides what a failed one means.
+        By name, images in no exam's folder last; the caller decides what a failed one means.
 
     Raises
     ------
@@ -123,10 +125,12 @@ def preprocess_folder(
     if not data.is_dir():
         raise InputError(f"{data}: no such folder; give a folder with one folder per exam")
     try:
-        places = sorted(place for place in data.iterdir() if place.is_dir() and _holds_exam(place))
+        folders = [path for path in data.iterdir() if path.is_dir() and path.name[0] != "."]
+        loose = images_in(data)
     except OSError as error:
         raise _unreadable(data, error) from None
-    if not places:
+    places = sorted(place for place in folders if _holds_images(place))
+    if not places and not loose:
         raise InputError(f"{data}: no exams found; put T1, T2 and FLAIR in a folder each")
     if folder.resolve().is_relative_to(data.resolve()):  # FLAIR.nii.gz would lie beside flair.nii
         raise InputError(f"{folder}: lies in the data; give a folder outside it for the output")
@@ -135,18 +139,20 @@ def preprocess_folder(
         report("exams", done, len(places))
         outcomes.append(_one_of_many(place, folder / place.name, choices))
     report("exams", len(places), len(places))
-    return outcomes
+    where = "in no exam's folder; put it into one, or elsewhere"
+    return outcomes + [Outcome(path.name, "failed", f"{path}: {where}") for path in loose]
 
 
 def _unreadable(place: Path, error: OSError) -> InputError:
     return InputError(f"{place}: cannot be read ({error.strerror}); check its permissions")
 
 
-def _holds_exam(place: Path) -> bool:
-    """Whether it holds one, or cannot be read, which its outcome tells then."""
-    images = ("t1.nii", "t2.nii", "flair.nii")
+def _holds_images(place: Path) -> bool:
+    """Whether it holds any, or remains of an exam, or cannot be read: its outcome tells then."""
+    names = ("t1.nii", "t2.nii", "flair.nii")
     try:
-        return any(path.name.lower().startswith(images) for path in place.iterdir())
+        named = any(path.name.lower().startswith(names) for path in place.iterdir())
+        return named or bool(images_in(place, below=True))
     except OSError:
         return True
 
@@ -172,10 +178,13 @@ def _files_of(place: Path) -> dict[str, Path]:
     """Return the files of an exam's folder by the name that they are written under."""
     try:
         found = find_files(place)
+        images = [] if "flair" in found else images_in(place, below=True)
     except OSError as error:
-        raise _unreadable(place, error) from None
+        raise _unreadable(Path(error.filename or place), error) from None
+    if images and place not in (path.parent for path in images):
+        raise InputError(f"{place}: its images lie deeper; give --data {images[0].parent.parent}")
     if "flair" not in found:
-        raise InputError(f"{place}: has no FLAIR NIfTI file; add it or move the exam")
+        raise InputError(f"{place}: has no FLAIR NIfTI file; add or rename it, or move the folder")
     names = {"t1": "T1", "t2": "T2", "flair": "FLAIR"}
     return {names.get(name, name): path for name, path in found.items()}
 

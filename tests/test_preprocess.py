@@ -409,6 +409,34 @@ def test_a_folder_that_cannot_be_read_stops_no_other(many, tmp_path, monkeypatch
         preprocess_folder(many, tmp_path / "out", NONE)
 
 
+def test_images_that_are_no_exam_are_told_as_failed(phantom_files, tmp_path):
+    data, flair = tmp_path / "data", phantom_files["FLAIR"]
+    for name in (
+        *("a/FLAIR.nii.gz", "b/b_FLAIR.nii.gz", "site/d/FLAIR.nii.gz", "e/lesion.nii.gz"),
+        *("loose.NII.gz", ".hidden/FLAIR.nii.gz", ".hidden.nii", "papers/._x.nii"),
+        *("papers/a.pdf", "papers/.old/x.nii", "notes.txt"),
+    ):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(flair, data / name)
+    (data / "site" / "again").symlink_to(data / "site")
+    missing = "has no FLAIR NIfTI file; add or rename it, or move the folder"
+    told = [(one.name, one.message) for one in preprocess_folder(data, tmp_path / "out", NONE)]
+    assert told == [
+        ("a", ""),
+        ("b", f"{data / 'b'}: {missing}"),
+        ("e", f"{data / 'e'}: {missing}"),
+        ("site", f"{data / 'site'}: its images lie deeper; give --data {data / 'site'}"),
+        (
+            "loose.NII.gz",
+            f"{data / 'loose.NII.gz'}: in no exam's folder; put it into one, or elsewhere",
+        ),
+    ]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+    shutil.rmtree(data / "a")
+    told = preprocess_folder(data, tmp_path / "out", NONE)
+    assert [one.status for one in told] == ["failed"] * 4
+
+
 def test_lesion_masks_come_along_for_training(many, tmp_path, phantom):
     preprocess_folder(many, tmp_path / "out", NONE)
     lesion = nib.load(tmp_path / "out" / "a" / "lesion.nii.gz")
