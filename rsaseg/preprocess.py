@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,7 +28,7 @@ from rsaseg.preprocessing.folder import (
     clear_leftovers,
     images_in,
 )
-from rsaseg.progress import Progress, untold
+from rsaseg.progress import Progress, told, untold
 from rsaseg.registration import AlignedExam, Alignment, Engine, align_exam
 from rsaseg.registration.flirt import fsl_from_ras
 from rsaseg.registration.itk import tfm_text
@@ -69,6 +71,7 @@ def preprocess(
     t1: Path | None = None,
     t2: Path | None = None,
     choices: Choices = Choices(),
+    progress: Progress | None = None,
 ) -> AlignedExam:
     """Align one exam and write it, its transforms, a record and a picture into a folder.
 
@@ -85,6 +88,8 @@ def preprocess(
         Made if it is missing.
     choices : Choices
         Engine, N4, force.
+    progress : callable, optional
+        See `Progress`.
 
     Raises
     ------
@@ -94,9 +99,9 @@ def preprocess(
     RegistrationError
         If an image cannot be aligned well enough; see `rsaseg.registration.align_exam`.
     """
-    files = {"T1": t1, "T2": t2, "FLAIR": flair}
+    files = {name: path for name, path in zip(SEQUENCES, (t1, t2, flair), strict=True) if path}
     clear_leftovers(folder)
-    return _preprocess({name: path for name, path in files.items() if path}, folder, choices)
+    return _preprocess(files, folder, choices, progress or untold)
 
 
 def preprocess_folder(
@@ -206,17 +211,28 @@ def _is_done(files: dict[str, Path], folder: Path, choices: Choices) -> bool:
         return False
 
 
-def _preprocess(files: dict[str, Path], folder: Path, choices: Choices) -> AlignedExam:
+@contextmanager
+def _stage(name: str, report: Progress) -> Iterator[None]:
+    report(name, 0, 1)
+    yield
+    report(name, 1, 1)
+
+
+def _preprocess(
+    files: dict[str, Path], folder: Path, choices: Choices, report: Progress = untold
+) -> AlignedExam:
     started = time.perf_counter()
     written = read_written(folder / RECORD, "output_sha256")
     check_outputs(folder, files, written)
-    raw = {name: read_volume(files[name]) for name in SEQUENCES if name in files}
+    with _stage("read", report):
+        raw = {name: read_volume(files[name]) for name in SEQUENCES if name in files}
     others = {name: volume for name, volume in raw.items() if name != "FLAIR"}
-    exam = align_exam(raw["FLAIR"], others, choices.registration, choices.force)
-    with all_or_nothing(folder, written) as place:
-        for name, volume in exam.images.items():
-            corrected = correct_bias(volume) if choices.n4 else volume
-            write_nifti(place / f"{name}.nii.gz", corrected.data, volume.header)
+    with _stage("register", report):
+        exam = align_exam(raw["FLAIR"], others, choices.registration, choices.force)
+    images = _without_bias(exam.images, report) if choices.n4 else exam.images
+    with _stage("files", report), all_or_nothing(folder, written) as place:
+        for name, volume in images.items():
+            write_nifti(place / f"{name}.nii.gz", volume.data, exam.images[name].header)
         for name, alignment in exam.alignments.items():
             _write_transforms(place, name, alignment, raw[name].grid, raw["FLAIR"].grid)
         for name in set(files) & set(MASKS):
@@ -235,6 +251,12 @@ def _preprocess(files: dict[str, Path], folder: Path, choices: Choices) -> Align
         }
         write_atomic(place / RECORD, (json.dumps(record, indent=2) + "\n").encode())
     return exam
+
+
+def _without_bias(images: dict[str, Volume], report: Progress) -> dict[str, Volume]:
+    report("bias field", 0, len(images))
+    each = told(images.items(), "bias field", report)
+    return {name: correct_bias(volume) for name, volume in each}
 
 
 def _read_mask(path: Path, flair: Volume) -> NDArray[np.uint8]:

@@ -147,6 +147,26 @@ def test_n4_flattens_a_known_shading(phantom, tmp_path):
     assert ratios[1] < 0.5 * ratios[0]
 
 
+@pytest.mark.parametrize("n4", [False, True])
+def test_the_stages_are_told(n4, phantom_files, tmp_path):
+    told = []
+    preprocess(
+        *(phantom_files["FLAIR"], tmp_path / "out", phantom_files["T1"]),
+        choices=Choices("none", n4),
+        progress=lambda *stage: told.append(stage),
+    )
+    stages = [(name, done, 1) for name in ("read", "register", "files") for done in (0, 1)]
+    assert told == [
+        *stages[:4],
+        *(("bias field", done, 2) for done in range(3 * n4)),
+        *stages[4:],
+    ]
+    words = ["preprocess", "--flair", str(phantom_files["FLAIR"]), "-o", str(tmp_path / "again")]
+    shown = CliRunner().invoke(app, [*words, *(["--n4"] * n4)], catch_exceptions=False)
+    lines = ["read", "register", *["bias field"] * n4, "files"]
+    assert shown.stderr.splitlines() == lines
+
+
 # What is wrong with T1, a word of the message, and the exit status.
 def _zeros(t1):
     write_nifti(t1, np.zeros((40, 40, 20), np.float32), nib.load(t1).header)
