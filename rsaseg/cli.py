@@ -180,7 +180,8 @@ def preprocess(
     if (flair is None) == (data is None) or (data is not None and (t1 or t2)):
         raise InputError("give --flair, with --t1 and --t2, for one exam, or --data for many")
     if flair is not None:
-        exam = run(flair, folder, t1, t2, choices)
+        with show_progress() as progress:
+            exam = run(flair, folder, t1, t2, choices, progress)
         for warning in warnings_of(exam):
             warn(f"warning: {warning}")
         for name, one in exam.alignments.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,8 +26,9 @@ from rsaseg.preprocessing.folder import (
     all_or_nothing,
     check_outputs,
     clear_leftovers,
+    images_in,
 )
-from rsaseg.progress import Progress, untold
+from rsaseg.progress import Progress, told, untold
 from rsaseg.registration import AlignedExam, Alignment, Engine, align_exam
 from rsaseg.registration.flirt import fsl_from_ras
 from rsaseg.registration.itk import tfm_text
@@ -68,6 +71,7 @@ def preprocess(
     t1: Path | None = None,
     t2: Path | None = None,
     choices: Choices = Choices(),
+    progress: Progress | None = None,
 ) -> AlignedExam:
     """Align one exam and write it, its transforms, a record and a picture into a folder.
 
@@ -84,6 +88,8 @@ def preprocess(
         Made if it is missing.
     choices : Choices
         Engine, N4, force.
+    progress : callable, optional
+        See `Progress`.
 
     Raises
     ------
@@ -93,9 +99,9 @@ def preprocess(
     RegistrationError
         If an image cannot be aligned well enough; see `rsaseg.registration.align_exam`.
     """
-    files = {"T1": t1, "T2": t2, "FLAIR": flair}
+    files = {name: path for name, path in zip(SEQUENCES, (t1, t2, flair), strict=True) if path}
     clear_leftovers(folder)
-    return _preprocess({name: path for name, path in files.items() if path}, folder, choices)
+    return _preprocess(files, folder, choices, progress or untold)
 
 
 def preprocess_folder(
@@ -108,12 +114,13 @@ def preprocess_folder(
 
     A broken exam does not stop the others. An exam whose record stands in its output folder, made
     from the same files with the same choices, is skipped. ``lesion`` and ``brain`` masks, which lie
-    on the FLAIR's grid, are copied along for training.
+    on the FLAIR's grid, are copied along for training. A folder that holds images but no exam has
+    failed, and so has an image in no exam's folder; hidden files and folders are passed over.
 
     Returns
     -------
     list of Outcome
-        By name; the caller decides what a failed one means.
+        By name, images in no exam's folder last; the caller decides what a failed one means.
 
     Raises
     ------
@@ -123,10 +130,12 @@ def preprocess_folder(
     if not data.is_dir():
         raise InputError(f"{data}: no such folder; give a folder with one folder per exam")
     try:
-        places = sorted(place for place in data.iterdir() if place.is_dir() and _holds_exam(place))
+        folders = [path for path in data.iterdir() if path.is_dir() and path.name[0] != "."]
+        loose = images_in(data)
     except OSError as error:
         raise _unreadable(data, error) from None
-    if not places:
+    places = sorted(place for place in folders if _holds_images(place))
+    if not places and not loose:
         raise InputError(f"{data}: no exams found; put T1, T2 and FLAIR in a folder each")
     if folder.resolve().is_relative_to(data.resolve()):  # FLAIR.nii.gz would lie beside flair.nii
         raise InputError(f"{folder}: lies in the data; give a folder outside it for the output")
@@ -135,18 +144,20 @@ def preprocess_folder(
         report("exams", done, len(places))
         outcomes.append(_one_of_many(place, folder / place.name, choices))
     report("exams", len(places), len(places))
-    return outcomes
+    where = "in no exam's folder; put it into one, or elsewhere"
+    return outcomes + [Outcome(path.name, "failed", f"{path}: {where}") for path in loose]
 
 
 def _unreadable(place: Path, error: OSError) -> InputError:
     return InputError(f"{place}: cannot be read ({error.strerror}); check its permissions")
 
 
-def _holds_exam(place: Path) -> bool:
-    """Whether it holds one, or cannot be read, which its outcome tells then."""
-    images = ("t1.nii", "t2.nii", "flair.nii")
+def _holds_images(place: Path) -> bool:
+    """Whether it holds any, or remains of an exam, or cannot be read: its outcome tells then."""
+    names = ("t1.nii", "t2.nii", "flair.nii")
     try:
-        return any(path.name.lower().startswith(images) for path in place.iterdir())
+        named = any(path.name.lower().startswith(names) for path in place.iterdir())
+        return named or bool(images_in(place, below=True))
     except OSError:
         return True
 
@@ -172,10 +183,13 @@ def _files_of(place: Path) -> dict[str, Path]:
     """Return the files of an exam's folder by the name that they are written under."""
     try:
         found = find_files(place)
+        images = [] if "flair" in found else images_in(place, below=True)
     except OSError as error:
-        raise _unreadable(place, error) from None
+        raise _unreadable(Path(error.filename or place), error) from None
+    if images and place not in (path.parent for path in images):
+        raise InputError(f"{place}: its images lie deeper; give --data {images[0].parent.parent}")
     if "flair" not in found:
-        raise InputError(f"{place}: has no FLAIR NIfTI file; add it or move the exam")
+        raise InputError(f"{place}: has no FLAIR NIfTI file; add or rename it, or move the folder")
     names = {"t1": "T1", "t2": "T2", "flair": "FLAIR"}
     return {names.get(name, name): path for name, path in found.items()}
 
@@ -197,17 +211,28 @@ def _is_done(files: dict[str, Path], folder: Path, choices: Choices) -> bool:
         return False
 
 
-def _preprocess(files: dict[str, Path], folder: Path, choices: Choices) -> AlignedExam:
+@contextmanager
+def _stage(name: str, report: Progress) -> Iterator[None]:
+    report(name, 0, 1)
+    yield
+    report(name, 1, 1)
+
+
+def _preprocess(
+    files: dict[str, Path], folder: Path, choices: Choices, report: Progress = untold
+) -> AlignedExam:
     started = time.perf_counter()
     written = read_written(folder / RECORD, "output_sha256")
     check_outputs(folder, files, written)
-    raw = {name: read_volume(files[name]) for name in SEQUENCES if name in files}
+    with _stage("read", report):
+        raw = {name: read_volume(files[name]) for name in SEQUENCES if name in files}
     others = {name: volume for name, volume in raw.items() if name != "FLAIR"}
-    exam = align_exam(raw["FLAIR"], others, choices.registration, choices.force)
-    with all_or_nothing(folder, written) as place:
-        for name, volume in exam.images.items():
-            corrected = correct_bias(volume) if choices.n4 else volume
-            write_nifti(place / f"{name}.nii.gz", corrected.data, volume.header)
+    with _stage("register", report):
+        exam = align_exam(raw["FLAIR"], others, choices.registration, choices.force)
+    images = _without_bias(exam.images, report) if choices.n4 else exam.images
+    with _stage("files", report), all_or_nothing(folder, written) as place:
+        for name, volume in images.items():
+            write_nifti(place / f"{name}.nii.gz", volume.data, exam.images[name].header)
         for name, alignment in exam.alignments.items():
             _write_transforms(place, name, alignment, raw[name].grid, raw["FLAIR"].grid)
         for name in set(files) & set(MASKS):
@@ -226,6 +251,12 @@ def _preprocess(files: dict[str, Path], folder: Path, choices: Choices) -> Align
         }
         write_atomic(place / RECORD, (json.dumps(record, indent=2) + "\n").encode())
     return exam
+
+
+def _without_bias(images: dict[str, Volume], report: Progress) -> dict[str, Volume]:
+    report("bias field", 0, len(images))
+    each = told(images.items(), "bias field", report)
+    return {name: correct_bias(volume) for name, volume in each}
 
 
 def _read_mask(path: Path, flair: Volume) -> NDArray[np.uint8]:

@@ -147,6 +147,26 @@ def test_n4_flattens_a_known_shading(phantom, tmp_path):
     assert ratios[1] < 0.5 * ratios[0]
 
 
+@pytest.mark.parametrize("n4", [False, True])
+def test_the_stages_are_told(n4, phantom_files, tmp_path):
+    told = []
+    preprocess(
+        *(phantom_files["FLAIR"], tmp_path / "out", phantom_files["T1"]),
+        choices=Choices("none", n4),
+        progress=lambda *stage: told.append(stage),
+    )
+    stages = [(name, done, 1) for name in ("read", "register", "files") for done in (0, 1)]
+    assert told == [
+        *stages[:4],
+        *(("bias field", done, 2) for done in range(3 * n4)),
+        *stages[4:],
+    ]
+    words = ["preprocess", "--flair", str(phantom_files["FLAIR"]), "-o", str(tmp_path / "again")]
+    shown = CliRunner().invoke(app, [*words, *(["--n4"] * n4)], catch_exceptions=False)
+    lines = ["read", "register", *["bias field"] * n4, "files"]
+    assert shown.stderr.splitlines() == lines
+
+
 # What is wrong with T1, a word of the message, and the exit status.
 def _zeros(t1):
     write_nifti(t1, np.zeros((40, 40, 20), np.float32), nib.load(t1).header)
@@ -407,6 +427,34 @@ def test_a_folder_that_cannot_be_read_stops_no_other(many, tmp_path, monkeypatch
     denied = [many]
     with pytest.raises(InputError, match="data: cannot be read"):
         preprocess_folder(many, tmp_path / "out", NONE)
+
+
+def test_images_that_are_no_exam_are_told_as_failed(phantom_files, tmp_path):
+    data, flair = tmp_path / "data", phantom_files["FLAIR"]
+    for name in (
+        *("a/FLAIR.nii.gz", "b/b_FLAIR.nii.gz", "site/d/FLAIR.nii.gz", "e/lesion.nii.gz"),
+        *("loose.NII.gz", ".hidden/FLAIR.nii.gz", ".hidden.nii", "papers/._x.nii"),
+        *("papers/a.pdf", "papers/.old/x.nii", "notes.txt"),
+    ):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(flair, data / name)
+    (data / "site" / "again").symlink_to(data / "site")
+    missing = "has no FLAIR NIfTI file; add or rename it, or move the folder"
+    told = [(one.name, one.message) for one in preprocess_folder(data, tmp_path / "out", NONE)]
+    assert told == [
+        ("a", ""),
+        ("b", f"{data / 'b'}: {missing}"),
+        ("e", f"{data / 'e'}: {missing}"),
+        ("site", f"{data / 'site'}: its images lie deeper; give --data {data / 'site'}"),
+        (
+            "loose.NII.gz",
+            f"{data / 'loose.NII.gz'}: in no exam's folder; put it into one, or elsewhere",
+        ),
+    ]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+    shutil.rmtree(data / "a")
+    told = preprocess_folder(data, tmp_path / "out", NONE)
+    assert [one.status for one in told] == ["failed"] * 4
 
 
 def test_lesion_masks_come_along_for_training(many, tmp_path, phantom):

@@ -32,6 +32,7 @@ from rsaseg.preprocessing import (
     to_tensor_axes,
     to_working_grid,
 )
+from rsaseg.preprocessing.folder import images_in
 
 
 @dataclass(frozen=True)
@@ -132,16 +133,19 @@ def scan_cases(
         if not folder.is_dir():
             problems.append(f"{folder}: no such folder; give a folder with one folder per case")
             continue
-        for place in sorted(p for p in folder.iterdir() if p.is_dir()):
+        for place in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
             try:
-                files = find_files(place)
+                files, images = find_files(place), images_in(place)
             except (InputError, OSError) as error:
                 problems.append(str(error))
                 continue
             missing = [needed for needed in ("flair", "lesion") if needed not in files]
-            if not files:
+            if not files and not images:
                 continue
-            if missing:
+            if not files:
+                what = "no FLAIR and no lesion by these names in it"
+                problems.append(f"{place}: {what}; rename its files or move it")
+            elif missing:
                 names = " and no ".join(missing)
                 problems.append(f"{place}: has no {names} NIfTI file; add it or move the case")
             elif place.name in cases:

@@ -111,6 +111,22 @@ def test_bad_folders(data: Path, tmp_path: Path) -> None:
         find_cases([data])
 
 
+def test_a_folder_of_images_by_other_names_is_a_problem_and_a_hidden_one_is_none(
+    data: Path,
+) -> None:
+    (data / "p1-t1").rename(data / ".p1")
+    (data / "p3").mkdir()
+    shutil.copy(data / "p2" / "FLAIR.nii", data / "p3" / "p3_FLAIR.nii")
+    (data / "notes" / "._FLAIR.nii").write_bytes(b"x")
+    (data / "notes" / "read.me").write_bytes(b"x")
+    (data / "p2" / "p2_FLAIR.nii").write_bytes(b"x")
+    cases, problems = scan_cases([data])
+    assert [case.name for case in cases] == ["p2"]
+    assert problems == [
+        f"{data / 'p3'}: no FLAIR and no lesion by these names in it; rename its files or move it"
+    ]
+
+
 def test_two_files_of_one_sequence(data: Path) -> None:
     source = data / "p1-t1" / "FLAIR.nii.gz"
     nib.load(source).to_filename(data / "p1-t1" / "flair.nii")
