@@ -70,7 +70,7 @@ def check_cases(
             f"{cases[0].lesion.parent}: of the only patient; training needs two or more "
             f"(--patients tells whose cases are, where names do not)"
         )
-    elif not any(case.table_patient for case in real):
+    elif real and not any(case.table_patient for case in real):
         patient, most = visits.most_common(1)[0]
         visits_of = f", {most} of {patient}" if most > 1 else ""
         notes.append(
