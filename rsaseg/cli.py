@@ -417,9 +417,11 @@ def main() -> None:
             raise
         warn(f"error: {_line(error)}")
         sys.exit(error.exit_code if isinstance(error, RsasegError) else 2)
-    except KeyboardInterrupt:
-        warn("stopped")
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as stop:  # typer makes the one the other, code 130
+        code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
+        if code == 130:
+            warn("stopped")
+        sys.exit(code)
 
 
 def _line(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from rsaseg import cli
 from rsaseg.errors import GeometryError
 from rsaseg.networks.unet import NetworkConfig, RSANet
 from rsaseg.networks.weights import WeightsInfo, save_weights
+from rsaseg.training.stop import StoppedError
 
 Exam = dict[str, Path]
 
@@ -281,3 +283,34 @@ def test_resume_begins_no_training(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "splits.json").write_text('{"splits": []}')
     assert "1 problem in the data" in only_line(rsaseg(*resume))
+
+
+def test_ctrl_c_is_told_once(phantom_files: Exam, tmp_path: Path) -> None:
+    """In a process of its own, which waits for a table of patients when it is interrupted."""
+    table = tmp_path / "patients.tsv"
+    os.mkfifo(table)
+    masks = phantom_files["FLAIR"].parent
+    also_in_background = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"import signal; {also_in_background}; from rsaseg.cli import main; main()"
+    command = ["evaluate", "--pred", masks, "--gt", masks, "--patients", table]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, command)], stderr=subprocess.PIPE, text=True
+    ) as process:
+        writer = table.open("w")  # as soon as it is opened there
+        process.send_signal(signal.SIGINT)
+        writer.close()  # a read that began just after the signal ends too
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines() == ["stopped"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_training_has_its_own_line_and_code(number: int, monkeypatch, capsys) -> None:
+    def stop() -> None:
+        raise StoppedError("stopped after step 5", number)
+
+    monkeypatch.setattr(cli, "app", stop)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 128 + number
+    assert capsys.readouterr().err == "error: stopped after step 5\n"

@@ -72,7 +72,8 @@ def segment_one(exam: Exam, job: Job, model: Model, turn: Lock) -> Outcome:
         reason = "ran out of memory; segment it where there is more"
     except Exception as error:  # no exam may stop the others
         reason = f"{type(error).__name__}: {error}; segment it by itself with --debug to see more"
-    if (job.folder / exam.mask).is_file():
+    mask = job.folder / exam.mask
+    if mask.is_file() and str(mask) not in reason:
         reason += f"; {exam.mask.as_posix()} is not of this run"
     for place in (job.data, job.folder):
         reason = reason.replace(f"{place}/", "")

@@ -18,7 +18,7 @@ TABLE_COLUMNS = {
     "exam": {"Description": "Name of the exam's folder, or its BIDS subject and session"},
     "status": {
         "Description": "What came of it",
-        "Levels": {"done": "There is a mask", "failed": "There is none; see reason"},
+        "Levels": {"done": "There is a mask", "failed": "This run made none; see reason"},
     },
     "lesion_count": {"Description": "How many lesions the mask holds"},
     "lesion_volume_ml": {"Description": "Volume of all of them", "Units": "mL"},

@@ -96,7 +96,8 @@ def segment_cohort(
         Address of a Dask scheduler, or its scheduler file; its workers read and write the same
         paths as this process.
     progress : callable, optional
-        Called with "exams", those done, and how many there are.
+        Called with "exams", those done, and how many there are; at the first Ctrl-C with a word
+        on what is waited for.
 
     Returns
     -------
@@ -116,36 +117,54 @@ def segment_cohort(
     exams = find_bids_exams(data) if bids else find_exams(data)
     model = load_model(settings.weights)
     job = Job(data, folder, settings, resume)
+    outcomes: dict[str, Outcome] = {}
+    report = progress or untold
     if dask is None:
         choose_device(settings.device)
         _begin(folder, data, bids)
-        running = _run_here(exams, job, model)
+        running = _run_here(exams, job, model, outcomes, report)
     else:
         from rsaseg.cohort.cluster import connect, run_there
 
         client = connect(dask)
         _begin(folder, data, bids)
         running = run_there(client, exams, job)
-    outcomes: dict[str, Outcome] = {}
-    report = progress or untold
     report("exams", 0, len(exams))
     try:
         with closing(running):
-            for outcome in running:
+            for count, outcome in enumerate(running, 1):
                 outcomes[outcome.exam] = outcome
-                report("exams", len(outcomes), len(exams))
+                report("exams", count, len(exams))
     finally:
-        cohort = _write_tables(exams, outcomes, folder)
+        rows = [
+            outcomes.get(exam.name) or _not_reached(exam, folder, dask is None) for exam in exams
+        ]
+        cohort = _write_tables(rows, folder)
     return cohort
 
 
-def _run_here(exams: Sequence[Exam], job: Job, model: Model) -> Generator[Outcome]:
+def _run_here(
+    exams: Sequence[Exam],
+    job: Job,
+    model: Model,
+    outcomes: dict[str, Outcome],
+    report: Progress,
+) -> Generator[Outcome]:
+    """Yield each exam's outcome; ``outcomes`` gets those too that come after an interrupt."""
     turn = Lock()
+
+    def segment(exam: Exam) -> Outcome:
+        outcomes[exam.name] = segment_one(exam, job, model, turn)
+        return outcomes[exam.name]
+
     with ThreadPoolExecutor(AT_ONCE) as pool:
         try:
-            tasks = [pool.submit(segment_one, exam, job, model, turn) for exam in exams]
+            tasks = [pool.submit(segment, exam) for exam in exams]
             for task in as_completed(tasks):
                 yield task.result()
+        except KeyboardInterrupt:
+            report("stopping: the exams at work are finished first", 0, 1)
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -216,9 +235,15 @@ def _json(value: object) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def _write_tables(exams: Sequence[Exam], outcomes: dict[str, Outcome], folder: Path) -> Cohort:
-    left = "not done when the run was stopped; run again with --resume"
-    rows = tuple(outcomes.get(exam.name) or failed(exam.name, left) for exam in exams)
+def _not_reached(exam: Exam, folder: Path, here: bool) -> Outcome:
+    """Return the outcome of an exam when the run was stopped; workers elsewhere may go on."""
+    reason = "not done when the run was stopped; run again with --resume"
+    if (folder / exam.mask).is_file():
+        reason += f"; {exam.mask.as_posix()} {'is not' if here else 'may not be'} of this run"
+    return failed(exam.name, reason)
+
+
+def _write_tables(rows: Sequence[Outcome], folder: Path) -> Cohort:
     table, page = folder / _TABLE, folder / _PAGE
     _write(folder, {table: cohort_table(rows), page: index_page(rows, folder)})
-    return Cohort(rows, table, page)
+    return Cohort(tuple(rows), table, page)
