@@ -239,11 +239,12 @@ def test_a_template_brings_masks_to_a_scan_of_another_space(
     brought = made_by.bring(other, moved, exam["FLAIR"].grid, laid)
     true = resample(other.astype(np.float32), grid, exam["FLAIR"].grid) > 0.5
     assert 2 * (brought & true).sum() / (brought.sum() + true.sum()) > 0.8
-    (tmp_path / "masks").mkdir()
+    masks = tmp_path / "of-others" / "masks"  # among the scans they would be taken for a case
+    masks.mkdir(parents=True)
     image = nib.Nifti1Image(other.astype(np.uint8), moved.affine)
-    image.to_filename(tmp_path / "masks/someone-05.nii")
+    image.to_filename(masks / "someone-05.nii")
     template = f"--template {tmp_path / 'template'} -o {tmp_path / 'made'}"
-    run(made_by, f"{tmp_path / 'scan'} --masks {tmp_path / 'masks'} {template}")
+    run(made_by, f"{tmp_path / 'scan'} --masks {masks} {template}")
     (made,) = find_cases([tmp_path / "made"])
     new = (nib.load(made.lesion).get_fdata() > 0) & ~scan.lesion
     assert new.sum() > 10
