@@ -12,7 +12,7 @@ _VISIT = re.compile(
     r"[-_/](ses|session|visit|tp|timepoint|t|s)[-_]?\d+$"
     r"|[-_/](ses|session|visit)[-_][a-z0-9]+$"
     r"|[-_/](baseline|bl|follow[-_]?up|fu)[-_]?\d*$"
-    r"|[-_/](19|20)\d\d[-_]?\d\d[-_]?\d\d$",
+    r"|[-_/](19|20)\d\d[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])$",
     re.IGNORECASE,
 )
 

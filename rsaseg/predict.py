@@ -116,8 +116,10 @@ def predict(
     record |= add_costs(record, costs, started)
     hashes = {path.name: hashlib.sha256(content).hexdigest() for path, content in files.items()}
     record |= {"output_sha256": hashes[output.name], "files_sha256": hashes, **LESION_COLUMNS}
-    others = {name: sha256 for name, sha256 in known.items() if name not in hashes}
-    if elsewhere := {n: sha for n, sha in others.items() if not output.with_name(n).exists()}:
+    others = {name: sha256 for name, sha256 in earlier.items() if name not in hashes}
+    away = {path.name for path in files if path.parent.resolve() != output.parent.resolve()}
+    before = read_written(sidecar(output), _ELSEWHERE)
+    if elsewhere := {n: s for n, s in (before | hashes).items() if n in away or n not in hashes}:
         record[_ELSEWHERE] = elsewhere
     text = json.dumps(record, indent=2) + "\n"
     write_together({sidecar(output): text.encode(), **files})  # no mask ever lacks its record
@@ -125,8 +127,8 @@ def predict(
     return replace(found, record=record)
 
 
-_ELSEWHERE = "earlier_files_sha256"
-"""In a record: files of the mask before that lie in other folders, to know them again."""
+_ELSEWHERE = "elsewhere_sha256"
+"""In a record: files in other folders, of this mask or one before, to know them again."""
 
 
 def sidecar(mask: Path, suffix: str = ".json") -> Path:

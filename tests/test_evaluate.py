@@ -357,6 +357,8 @@ def test_a_prediction_by_the_very_name_of_its_case(tmp_path: Path) -> None:
         ("p_2024-03-01", "p"),
         ("p-20240301", "p"),
         ("p-2024", "p-2024"),
+        ("p-20241301", "p-20241301"),
+        ("MS-20010001", "MS-20010001"),
         ("site/p/ses-01", "site/p"),
         ("tabriz-03", "tabriz-03"),
         ("pat2", "pat2"),
@@ -514,6 +516,8 @@ def test_training_data_as_truth(labelled: Path) -> None:
 
 def test_extra_files_of_a_mask_are_none_by_any_name(tmp_path: Path) -> None:
     mask = save(tmp_path / "lesions_of_a.nii.gz", boxes())
-    for name in ("labels", "prob", "unc", "a_prob", "a-uncertainty"):
+    for name in ("labels", "prob", "unc", "a_probability", "a-uncertainty"):
         save(tmp_path / f"{name}.nii.gz", boxes())
     assert find_masks(tmp_path) == {"lesions_of_a": mask}
+    case = save(tmp_path / "02_UNC.nii.gz", boxes())  # of the University of North Carolina
+    assert find_masks(tmp_path) == {"lesions_of_a": mask, "02_UNC": case}

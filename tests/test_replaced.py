@@ -19,6 +19,7 @@ from rsaseg.cli import app
 from rsaseg.cohort.run import segment_cohort
 from rsaseg.demo import demo
 from rsaseg.errors import InputError
+from rsaseg.imaging.files import is_seen
 from rsaseg.lesions import Cut
 from rsaseg.networks.weights import WeightsInfo
 from rsaseg.phantom import make_phantom, write_phantom
@@ -270,8 +271,10 @@ def test_a_report_in_another_folder_is_known_again(exam: Exam, tmp_path: Path) -
     (tmp_path / "reports").mkdir()
     mask, extras = tmp_path / "masks" / "a.nii.gz", Extras(report=tmp_path / "reports" / "a.html")
     plain = Settings(registration="none")
+    (tmp_path / "masks" / "a.html").write_bytes(b"mine")
     for asked in (extras, Extras(), Extras(), extras):  # forgotten twice
         predict(exam["FLAIR"], mask, settings=plain, extras=asked, model=BRIGHT)
+    assert (tmp_path / "masks" / "a.html").read_bytes() == b"mine"
     corrected(tmp_path / "reports" / "a.html")
     with pytest.raises(InputError, match=r"a.html: was changed after rsaseg wrote it"):
         predict(exam["FLAIR"], mask, settings=plain, extras=extras, model=BRIGHT)
@@ -282,3 +285,10 @@ def test_tables_are_written_whoever_reads_them(masks: Path, tmp_path: Path) -> N
     with subprocess.Popen([*command, "-o", tmp_path / "out"], stdout=subprocess.PIPE) as process:
         process.stdout.close()  # as head does
     assert (tmp_path / "out" / "evaluation.json").is_file()
+
+
+def test_a_file_that_may_not_be_looked_at_is_not_seen(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    assert is_seen(tmp_path / "a")
+    assert not is_seen(tmp_path)
+    assert not is_seen(tmp_path / ("x" * 300))  # is_file() raises: the name is too long

@@ -15,7 +15,7 @@ from rsaseg.cohort.exams import Exam
 from rsaseg.cohort.outcome import Outcome, done, failed
 from rsaseg.errors import InputError, RsasegError
 from rsaseg.imaging import make_folder, write_atomic
-from rsaseg.imaging.files import sha256_of
+from rsaseg.imaging.files import is_seen, sha256_of
 from rsaseg.predict import Extras, Settings, beside, predict, sidecar
 from rsaseg.progress import Progress
 from rsaseg.segmentation.model import Model
@@ -73,7 +73,7 @@ def segment_one(exam: Exam, job: Job, model: Model, turn: Lock) -> Outcome:
     except Exception as error:  # no exam may stop the others
         reason = f"{type(error).__name__}: {error}; segment it by itself with --debug to see more"
     mask = job.folder / exam.mask
-    if mask.is_file() and str(mask) not in reason:
+    if is_seen(mask) and str(mask) not in reason:
         reason += f"; {exam.mask.as_posix()} is not of this run"
     for place in (job.data, job.folder):
         reason = reason.replace(f"{place}/", "")

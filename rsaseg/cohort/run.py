@@ -18,7 +18,7 @@ from rsaseg.cohort.one import COHORT_FILE, Job, segment_one
 from rsaseg.cohort.outcome import TABLE_COLUMNS, Outcome, cohort_table, failed, index_page
 from rsaseg.errors import InputError
 from rsaseg.imaging import make_folder
-from rsaseg.imaging.files import check_replaceable, is_own, read_written, write_together
+from rsaseg.imaging.files import check_replaceable, is_own, is_seen, read_written, write_together
 from rsaseg.inference.device import choose_device
 from rsaseg.predict import Settings
 from rsaseg.progress import Progress, untold
@@ -238,7 +238,7 @@ def _json(value: object) -> bytes:
 def _not_reached(exam: Exam, folder: Path, here: bool) -> Outcome:
     """Return the outcome of an exam when the run was stopped; workers elsewhere may go on."""
     reason = "not done when the run was stopped; run again with --resume"
-    if (folder / exam.mask).is_file():
+    if is_seen(folder / exam.mask):
         reason += f"; {exam.mask.as_posix()} {'is not' if here else 'may not be'} of this run"
     return failed(exam.name, reason)
 

@@ -95,6 +95,14 @@ def read_written(record: Path, key: str) -> dict[str, str]:
         return {}
 
 
+def is_seen(path: Path) -> bool:
+    """Return whether there is such a file; False, too, where it may not be looked at."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def is_own(path: Path, written: Mapping[str, str]) -> bool:
     """Return whether nothing would be lost with a file: it is missing, empty, or as it was written.
 

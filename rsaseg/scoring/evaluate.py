@@ -11,7 +11,7 @@ import numpy as np
 
 from rsaseg.errors import GeometryError, InputError
 from rsaseg.imaging import Grid, Source, as_mask, read_mask
-from rsaseg.patients import patient_of
+from rsaseg.patients import patient_in, patient_of
 from rsaseg.progress import Progress, told, untold
 from rsaseg.scoring.cases import CaseScore, Mask, Rules, score_masks, worst_scores
 from rsaseg.scoring.pairing import Masks, pair_masks
@@ -122,7 +122,7 @@ def _score_all(
     problems: list[InputError] = []
     stage = f"score {Path(_place(pred)).name}"
     for case, (predicted, true) in told(pairs.items(), stage, progress or untold):
-        patient = patients.get(case) or patient_of(case)
+        patient = patient_in(patients, case) or patient_of(case)
         try:
             scores.append(_score_case(case, patient, predicted, true, rules))
         except InputError as error:

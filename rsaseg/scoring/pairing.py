@@ -19,7 +19,7 @@ _NIFTI = re.compile(r"(?P<stem>.+?)\.nii(\.gz)?", re.IGNORECASE)
 _MASK_NAME = re.compile(r"lesions?([-_]mask)?|mask", re.IGNORECASE)
 _MASK_ENDING = re.compile(r"[-_](mask|lesions?)$", re.IGNORECASE)
 _NO_MASK = re.compile(
-    r"(^|[-_])(prob|probability|probseg|unc|uncertainty|labels|dseg)$", re.IGNORECASE
+    r"(^|[-_])(probability|probseg|uncertainty|labels|dseg)$|^(prob|unc)$", re.IGNORECASE
 )
 _LESION_LABEL = re.compile(r"label-(L|lesions?)", re.IGNORECASE)
 _BIDS_KEPT = ("sub-", "ses-", "acq-", "run-")
