@@ -309,8 +309,6 @@ def train(
         raise InputError(f"{many} in the data, see above; mend them first") from error
     if result is None:  # one of several processes, not the one that reports
         return
-    for note in result.notes:
-        warn(f"note: {note}")
     if result.choice:
         say(
             f"left out of training, {len(result.overlaps)} masks: sample-average Dice "

@@ -43,6 +43,9 @@ def show_progress() -> Iterator[Progress]:
         tasks = {}
 
         def show(stage: str, done: int, total: int) -> None:
+            if total == 0:
+                warn(stage)
+                return
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total)
             bars.update(tasks[stage], completed=done, total=total)

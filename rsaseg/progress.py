@@ -6,7 +6,10 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TypeVar
 
 Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, the steps of it done, and how many there are."""
+"""Called with a stage's name, the steps of it done, and how many there are.
+
+0 of 0 steps: what a person should know at once, and no stage.
+"""
 
 T = TypeVar("T")
 

@@ -135,6 +135,8 @@ def train(
         report = progress if progress and ranks.rank() == 0 else untold
         check_batch(recipe, ranks.count())
         plan = make_plan(data, output, recipe, validation or Validation(), init, report)
+        for note in plan.notes:
+            report(f"note: {note}", 0, 0)
         check_memory(recipe, recipe.batch // ranks.count(), chosen)
         make_folder(output)
         ranks.alone(partial(write_splits, output / SPLITS_FILE, plan.splits))

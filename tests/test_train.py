@@ -416,3 +416,19 @@ def test_cases_left_out_wait_on_disk(
     assert again is not None
     assert again.choice == result.choice
     assert held == [0]
+
+
+def test_notes_are_told_before_the_first_step(data: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int]] = []
+    recipe = replace(RECIPE, steps=1)
+    found = train(
+        [data],
+        tmp_path / "out",
+        recipe,
+        device="cpu",
+        progress=lambda stage, _, total: told.append((stage, total)),
+    )
+    assert found is not None
+    at = [told.index((f"note: {note}", 0)) for note in found.notes]
+    assert at
+    assert max(at) < told.index(("final", 1))

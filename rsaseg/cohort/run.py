@@ -163,7 +163,7 @@ def _run_here(
             for task in as_completed(tasks):
                 yield task.result()
         except KeyboardInterrupt:
-            report("stopping: the exams at work are finished first", 0, 1)
+            report("stopping: the exams at work are finished first", 0, 0)
             raise
         finally:
             pool.shutdown(cancel_futures=True)
