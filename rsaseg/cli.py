@@ -278,6 +278,7 @@ def train(
 ) -> None:
     """Train on your own cases; the same command goes on where it was stopped."""
     from rsaseg.patients import read_patients
+    from rsaseg.train import HALF
     from rsaseg.train import train as run
     from rsaseg.training.cases import DataSetError
     from rsaseg.training.recipe import make_recipe
@@ -314,7 +315,7 @@ def train(
             f"left out of training, {len(result.overlaps)} masks: sample-average Dice "
             f"{result.sample_average_dice:.3f}, voxel-average Dice "
             f"{result.voxel_average_dice:.3f} at threshold "
-            f"{0.5 if splits else result.choice.cut.threshold}"
+            f"{(HALF if splits else result.choice).cut.threshold}"
         )
     say(f"{result.weights}: written")
 

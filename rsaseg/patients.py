@@ -16,7 +16,6 @@ _VISIT = re.compile(
     re.IGNORECASE,
 )
 
-
 _MADE = re.compile(r"[-_]made-?\d+$", re.IGNORECASE)
 
 
@@ -55,6 +54,14 @@ def patient_in(table: Mapping[str, str], case: str) -> str:
         return row
     alike = {patient for other, patient in table.items() if patient_of(other) == patient_of(real)}
     return alike.pop() if real != case and len(alike) == 1 else ""
+
+
+def none_among(table: Mapping[str, str], cases: Iterable[str]) -> str:
+    """Return what is wrong with a table of patients that tells of none of the cases."""
+    return (
+        f"patients: none of the cases is among them (there {next(iter(table))}, here "
+        f"{next(iter(cases))}); name the cases alike"
+    )
 
 
 def note_table(table: Mapping[str, str], cases: Iterable[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -14,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 from rsaseg import __version__
 from rsaseg.errors import InputError
 from rsaseg.imaging import check_suffix
-from rsaseg.imaging.files import check_replaceable, read_written, sha256_of, write_together
+from rsaseg.imaging.files import (
+    check_replaceable,
+    has_sha256,
+    hashes_of,
+    read_written,
+    write_together,
+)
 from rsaseg.imaging.nifti import SUFFIXES, nifti_bytes
 from rsaseg.progress import Progress, untold
 from rsaseg.report.lesion_table import LESION_COLUMNS, lesion_tsv
@@ -26,6 +31,10 @@ if TYPE_CHECKING:
     from rsaseg.segmentation.model import Model
 
 __all__ = ["Extras", "Progress", "Segmentation", "Settings", "predict", "sidecar"]
+
+
+_ELSEWHERE = "elsewhere_sha256"
+"""In a record: files in other folders, of this mask or one before, to know them again."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +110,8 @@ def predict(
     outputs = [*beside(output), *extras.paths().values()]
     check_outputs(outputs, [*inputs, Path(settings.weights)])
     earlier = read_written(sidecar(output), "files_sha256")
-    known = read_written(sidecar(output), _ELSEWHERE) | earlier
-    check_replaceable(outputs, sidecar(output), known)
+    elsewhere = read_written(sidecar(output), _ELSEWHERE)
+    check_replaceable(outputs, sidecar(output), elsewhere | earlier)
     found = segment(t1, t2, flair, settings, model=model, progress=progress)
     record = {
         "Description": "Multiple-sclerosis lesion mask. For research use only.",
@@ -114,21 +123,15 @@ def predict(
     with measured(costs, "files", progress or untold):
         files = _contents(replace(found, record=record), output, extras)
     record |= add_costs(record, costs, started)
-    hashes = {path.name: hashlib.sha256(content).hexdigest() for path, content in files.items()}
+    hashes = hashes_of(files)
     record |= {"output_sha256": hashes[output.name], "files_sha256": hashes, **LESION_COLUMNS}
-    others = {name: sha256 for name, sha256 in earlier.items() if name not in hashes}
-    away = {path.name for path in files if path.parent.resolve() != output.parent.resolve()}
-    before = read_written(sidecar(output), _ELSEWHERE)
-    if elsewhere := {n: s for n, s in (before | hashes).items() if n in away or n not in hashes}:
+    here = {path.name for path in files if path.parent.resolve() == output.parent.resolve()}
+    if elsewhere := {n: sha for n, sha in (elsewhere | hashes).items() if n not in here}:
         record[_ELSEWHERE] = elsewhere
     text = json.dumps(record, indent=2) + "\n"
     write_together({sidecar(output): text.encode(), **files})  # no mask ever lacks its record
-    _remove_extras(output, others)
+    _remove_extras(output, {n: sha for n, sha in earlier.items() if n not in hashes})
     return replace(found, record=record)
-
-
-_ELSEWHERE = "elsewhere_sha256"
-"""In a record: files in other folders, of this mask or one before, to know them again."""
 
 
 def sidecar(mask: Path, suffix: str = ".json") -> Path:
@@ -184,7 +187,7 @@ def _remove_extras(mask: Path, earlier: Mapping[str, str]) -> None:
     masks = {sidecar(mask, suffix).name.lower() for suffix in SUFFIXES}
     for name, sha256 in earlier.items():
         path = mask.with_name(name)
-        if name.lower() not in masks and path.is_file() and sha256_of(path) == sha256:
+        if name.lower() not in masks and has_sha256(path, sha256):
             path.unlink()
 
 

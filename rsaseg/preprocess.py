@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +15,7 @@ from rsaseg import __version__
 from rsaseg.errors import GeometryError, InputError, RsasegError
 from rsaseg.imaging import Grid, Volume, read_mask, read_volume, write_atomic, write_nifti
 from rsaseg.imaging.files import read_written, sha256_of
+from rsaseg.imaging.listing import images_among, images_below, listed
 from rsaseg.preprocessing import SEQUENCES
 from rsaseg.preprocessing.bias import correct_bias
 from rsaseg.preprocessing.folder import (
@@ -26,9 +25,8 @@ from rsaseg.preprocessing.folder import (
     all_or_nothing,
     check_outputs,
     clear_leftovers,
-    images_in,
 )
-from rsaseg.progress import Progress, told, untold
+from rsaseg.progress import Progress, staged, told, untold
 from rsaseg.registration import AlignedExam, Alignment, Engine, align_exam
 from rsaseg.registration.flirt import fsl_from_ras
 from rsaseg.registration.itk import tfm_text
@@ -130,11 +128,11 @@ def preprocess_folder(
     if not data.is_dir():
         raise InputError(f"{data}: no such folder; give a folder with one folder per exam")
     try:
-        folders = [path for path in data.iterdir() if path.is_dir() and path.name[0] != "."]
-        loose = images_in(data)
+        inside = listed(data)
+        folders, loose = [path for path in inside if path.is_dir()], images_among(inside)
     except OSError as error:
         raise _unreadable(data, error) from None
-    places = sorted(place for place in folders if _holds_images(place))
+    places = [place for place in folders if _holds_images(place)]
     if not places and not loose:
         raise InputError(f"{data}: no exams found; put T1, T2 and FLAIR in a folder each")
     if folder.resolve().is_relative_to(data.resolve()):  # FLAIR.nii.gz would lie beside flair.nii
@@ -157,7 +155,7 @@ def _holds_images(place: Path) -> bool:
     names = ("t1.nii", "t2.nii", "flair.nii")
     try:
         named = any(path.name.lower().startswith(names) for path in place.iterdir())
-        return named or bool(images_in(place, below=True))
+        return named or bool(images_below(place))
     except OSError:
         return True
 
@@ -183,7 +181,7 @@ def _files_of(place: Path) -> dict[str, Path]:
     """Return the files of an exam's folder by the name that they are written under."""
     try:
         found = find_files(place)
-        images = [] if "flair" in found else images_in(place, below=True)
+        images = [] if "flair" in found else images_below(place)
     except OSError as error:
         raise _unreadable(Path(error.filename or place), error) from None
     if images and place not in (path.parent for path in images):
@@ -211,26 +209,19 @@ def _is_done(files: dict[str, Path], folder: Path, choices: Choices) -> bool:
         return False
 
 
-@contextmanager
-def _stage(name: str, report: Progress) -> Iterator[None]:
-    report(name, 0, 1)
-    yield
-    report(name, 1, 1)
-
-
 def _preprocess(
     files: dict[str, Path], folder: Path, choices: Choices, report: Progress = untold
 ) -> AlignedExam:
     started = time.perf_counter()
     written = read_written(folder / RECORD, "output_sha256")
     check_outputs(folder, files, written)
-    with _stage("read", report):
+    with staged("read", report):
         raw = {name: read_volume(files[name]) for name in SEQUENCES if name in files}
     others = {name: volume for name, volume in raw.items() if name != "FLAIR"}
-    with _stage("register", report):
+    with staged("register", report):
         exam = align_exam(raw["FLAIR"], others, choices.registration, choices.force)
     images = _without_bias(exam.images, report) if choices.n4 else exam.images
-    with _stage("files", report), all_or_nothing(folder, written) as place:
+    with staged("files", report), all_or_nothing(folder, written) as place:
         for name, volume in images.items():
             write_nifti(place / f"{name}.nii.gz", volume.data, exam.images[name].header)
         for name, alignment in exam.alignments.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 Progress = Callable[[str, int, int], None]
@@ -16,6 +17,14 @@ T = TypeVar("T")
 
 def untold(stage: str, done: int, total: int) -> None:
     """Tell nobody: a `Progress`."""
+
+
+@contextmanager
+def staged(stage: str, progress: Progress) -> Iterator[None]:
+    """Tell the start and the end of a stage of one step."""
+    progress(stage, 0, 1)
+    yield
+    progress(stage, 1, 1)
 
 
 def told(items: Collection[T], stage: str, progress: Progress) -> Iterator[T]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rsaseg.errors import InputError
-from rsaseg.imaging.nifti import SUFFIXES
+from rsaseg.imaging.listing import images_among, listed
 from rsaseg.training.cases import find_files
 
 SEQUENCE_OF = {"T1w": "T1", "T2w": "T2", "FLAIR": "FLAIR"}
@@ -92,14 +92,14 @@ def _folders(folder: Path) -> list[Path]:
 
 def _images(folder: Path) -> list[Path]:
     """Return the NIfTI files in a folder, without hidden ones; links that lead nowhere too."""
-    return [p for p in _inside(folder) if p.name.lower().endswith(SUFFIXES) and not p.is_dir()]
+    return images_among(_inside(folder))
 
 
 def _inside(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; check the path")
     try:
-        return sorted(path for path in folder.iterdir() if path.name[0] != ".")
+        return listed(folder)
     except OSError as error:
         raise InputError(
             f"{folder}: cannot be read ({error.strerror}); check its permissions"

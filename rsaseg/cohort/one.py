@@ -15,7 +15,7 @@ from rsaseg.cohort.exams import Exam
 from rsaseg.cohort.outcome import Outcome, done, failed
 from rsaseg.errors import InputError, RsasegError
 from rsaseg.imaging import make_folder, write_atomic
-from rsaseg.imaging.files import is_seen, sha256_of
+from rsaseg.imaging.files import has_sha256, is_seen
 from rsaseg.predict import Extras, Settings, beside, predict, sidecar
 from rsaseg.progress import Progress
 from rsaseg.segmentation.model import Model
@@ -169,14 +169,10 @@ def is_complete(record: dict[str, Any], exam: Exam, job: Job, model: Model) -> b
         and record["weights"]["sha256"] == model.sha256
         and recorded_settings(record) == resolved
         and written.keys() >= {path.name for path in wanted}
-        and all(_has_sha256(mask.with_name(name), sha256) for name, sha256 in written.items())
+        and all(has_sha256(mask.with_name(name), sha256) for name, sha256 in written.items())
         and record["input_sha256"].keys() == exam.sequences.keys()
-        and all(_has_sha256(p, record["input_sha256"][name]) for name, p in exam.sequences.items())
+        and all(has_sha256(p, record["input_sha256"][name]) for name, p in exam.sequences.items())
     )
-
-
-def _has_sha256(path: Path, sha256: str) -> bool:
-    return path.is_file() and sha256_of(path) == sha256
 
 
 def _drop_empty(folder: Path, top: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Generator, Mapping, Sequence
@@ -18,7 +17,14 @@ from rsaseg.cohort.one import COHORT_FILE, Job, segment_one
 from rsaseg.cohort.outcome import TABLE_COLUMNS, Outcome, cohort_table, failed, index_page
 from rsaseg.errors import InputError
 from rsaseg.imaging import make_folder
-from rsaseg.imaging.files import check_replaceable, is_own, is_seen, read_written, write_together
+from rsaseg.imaging.files import (
+    check_replaceable,
+    hashes_of,
+    is_own,
+    is_seen,
+    read_written,
+    write_together,
+)
 from rsaseg.inference.device import choose_device
 from rsaseg.predict import Settings
 from rsaseg.progress import Progress, untold
@@ -212,7 +218,7 @@ def _write(folder: Path, files: Mapping[Path, bytes]) -> None:
     """Write files of the whole cohort, and their SHA-256 beside the meaning of the columns."""
     record = folder / COHORT_FILE
     written = read_written(record, _FILES)
-    written |= {path.name: hashlib.sha256(content).hexdigest() for path, content in files.items()}
+    written |= hashes_of(files)
     write_together({record: _json({**TABLE_COLUMNS, _FILES: written}), **files})
 
 

@@ -79,6 +79,11 @@ def sha256_of(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
 
+def hashes_of(contents: Mapping[Path, bytes]) -> dict[str, str]:
+    """Return the SHA-256 of files to be written, by name, as a record keeps them."""
+    return {path.name: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
+
+
 def read_written(record: Path, key: str) -> dict[str, str]:
     """Return the SHA-256 of each name that a record says this program wrote; {} without a record.
 
@@ -103,6 +108,11 @@ def is_seen(path: Path) -> bool:
         return False
 
 
+def has_sha256(path: Path, sha256: str) -> bool:
+    """Return whether there is a file, and of this SHA-256."""
+    return path.is_file() and sha256_of(path) == sha256
+
+
 def is_own(path: Path, written: Mapping[str, str]) -> bool:
     """Return whether nothing would be lost with a file: it is missing, empty, or as it was written.
 
@@ -113,9 +123,8 @@ def is_own(path: Path, written: Mapping[str, str]) -> bool:
     written : mapping
         Name to SHA-256, as the record of what this program wrote there says.
     """
-    if not path.is_file() or path.stat().st_size == 0:
-        return True
-    return sha256_of(path) == written.get(path.name)
+    lost = path.is_file() and path.stat().st_size > 0
+    return not lost or has_sha256(path, written.get(path.name, ""))
 
 
 def check_replaceable(paths: Iterable[Path], record: Path, written: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Folders: the images in one, and one that an exam is written into, all or nothing."""
+"""The folder that a preprocessed exam is written into: all of it or nothing, and nobody's work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 
 from rsaseg.errors import InputError
 from rsaseg.imaging.files import check_replaceable, is_own
-from rsaseg.imaging.nifti import SUFFIXES
 from rsaseg.preprocessing import SEQUENCES
 
 RECORD = "preprocess.json"
@@ -25,28 +24,6 @@ WRITTEN = (
 )
 _TEMPORARY = ".rsaseg-"
 _LEFT_S = 3600
-
-
-def images_in(folder: Path, below: bool = False) -> list[Path]:
-    """Return the NIfTI files in a folder by any name, without hidden ones.
-
-    Parameters
-    ----------
-    folder : Path
-    below : bool
-        After them those in the folders below it; links to folders are not followed.
-
-    Raises
-    ------
-    OSError
-        If a folder cannot be read.
-    """
-    paths = sorted(path for path in folder.iterdir() if path.name[0] != ".")
-    found = [path for path in paths if path.name.lower().endswith(SUFFIXES) and not path.is_dir()]
-    for path in paths if below else ():
-        if path.is_dir() and not path.is_symlink():
-            found += images_in(path, below)
-    return found
 
 
 def check_outputs(folder: Path, files: dict[str, Path], written: dict[str, str]) -> None:

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from rich.text import Text
 
 from rsaseg import __version__
 from rsaseg.imaging import make_folder
-from rsaseg.imaging.files import check_replaceable, read_written, write_together
+from rsaseg.imaging.files import check_replaceable, hashes_of, read_written, write_together
 from rsaseg.metrics import LesionCounts
 from rsaseg.report.bland_altman import bland_altman_svg
 from rsaseg.report.tsv import tsv
@@ -59,19 +58,13 @@ def write_evaluation(result: Evaluation, folder: Path) -> None:
         If the folder cannot be made or written.
     """
     make_folder(folder)
-    names = [score.case for score in result.cases]
-    picture = bland_altman_svg(result.volumes, names, "Lesion volume, predicted against true")
     files = {
-        "cases.tsv": case_tsv(result),
-        "summary.tsv": estimate_tsv(result),
-        "bland_altman.svg": picture,
-        COMPARISON: difference_tsv(result),
+        folder / name: content_of(result)
+        for name, content_of in _CONTENTS.items()
+        if result.other or name != COMPARISON
     }
-    if not result.other:
-        del files[COMPARISON]
-    hashes = {name: sha256(content).hexdigest() for name, content in files.items()}
-    files = {RECORD: evaluation_json(result, hashes)} | files  # by it the others are known
-    write_together({folder / name: content for name, content in files.items()})
+    record = evaluation_json(result, hashes_of(files))
+    write_together({folder / RECORD: record, **files})  # by the record the others are known
     if not result.other:
         (folder / COMPARISON).unlink(missing_ok=True)  # of an earlier evaluation
 
@@ -84,11 +77,9 @@ def check_evaluation_folder(folder: Path) -> None:
     InputError
         Naming the first file that would be lost.
     """
-    names = ("cases.tsv", "summary.tsv", "bland_altman.svg", COMPARISON, RECORD)
     record = folder / RECORD
-    check_replaceable(
-        [folder / name for name in names], record, read_written(record, "files_sha256")
-    )
+    paths = [*(folder / name for name in _CONTENTS), record]
+    check_replaceable(paths, record, read_written(record, "files_sha256"))
 
 
 def case_rows(result: Evaluation) -> list[dict[str, Any]]:
@@ -122,6 +113,20 @@ def difference_tsv(result: Evaluation) -> bytes:
     """Return the comparison with other predictions as a TSV file's bytes."""
     columns = [field.name for field in fields(PairedDifference)]
     return tsv([asdict(row) for row in result.differences], columns, _DIGITS)
+
+
+def _picture(result: Evaluation) -> bytes:
+    names = [score.case for score in result.cases]
+    return bland_altman_svg(result.volumes, names, "Lesion volume, predicted against true")
+
+
+_CONTENTS = {
+    "cases.tsv": case_tsv,
+    "summary.tsv": estimate_tsv,
+    "bland_altman.svg": _picture,
+    COMPARISON: difference_tsv,
+}
+"""What `write_evaluation` writes beside the record, and what makes it."""
 
 
 def evaluation_json(result: Evaluation, files_sha256: Mapping[str, str]) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rsaseg.errors import GeometryError, InputError
 from rsaseg.imaging import Grid, Source, as_mask, read_mask
-from rsaseg.patients import patient_in, patient_of
+from rsaseg.patients import none_among, patient_in, patient_of
 from rsaseg.progress import Progress, told, untold
 from rsaseg.scoring.cases import CaseScore, Mask, Rules, score_masks, worst_scores
 from rsaseg.scoring.pairing import Masks, pair_masks
@@ -114,10 +114,7 @@ def _score_all(
     """Score every case of ``truth``; return also the cases that only ``pred`` has."""
     pairs, extra = pair_masks(pred, truth)
     if patients and not patients.keys() & pairs.keys():
-        raise InputError(
-            f"patients: none of the cases is among them (there {next(iter(patients))}, here "
-            f"{next(iter(pairs))}); name the cases alike"
-        )
+        raise InputError(none_among(patients, pairs))
     scores: list[CaseScore] = []
     problems: list[InputError] = []
     stage = f"score {Path(_place(pred)).name}"

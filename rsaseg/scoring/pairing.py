@@ -25,15 +25,16 @@ _LESION_LABEL = re.compile(r"label-(L|lesions?)", re.IGNORECASE)
 _BIDS_KEPT = ("sub-", "ses-", "acq-", "run-")
 
 
-def _case_of(path: Path, folder: Path) -> str | None:
+def _case_of(path: Path, folder: Path, known: Container[str]) -> str | None:
     """Return the case a file is the mask of, or None if it is no mask."""
     match = _NIFTI.fullmatch(path.name)
     if match is None or path.name.startswith("."):
         return None
-    stem = match["stem"]
+    stem, inside = match["stem"], path.parent.relative_to(folder).as_posix()
+    if inside == "." and stem in known:
+        return stem
     if stem.startswith("sub-"):
         return _bids_case(stem.split("_"))
-    inside = path.parent.relative_to(folder).as_posix()
     plain = _MASK_ENDING.sub("", stem)
     if inside == ".":
         return None if _NO_MASK.search(stem) else plain
@@ -74,8 +75,7 @@ def find_masks(folder: Path, known: Container[str] = ()) -> dict[str, Path]:
             f"{error.filename}: cannot be read ({error.strerror}); check its permissions"
         ) from None
     for path in paths:
-        match = _NIFTI.fullmatch(path.name) if path.parent == folder else None
-        case = match["stem"] if match and match["stem"] in known else _case_of(path, folder)
+        case = _case_of(path, folder, known)
         if case is None:
             continue
         if case in found:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rsaseg.progress import Progress
+from rsaseg.progress import Progress, staged
 
 Costs = dict[str, dict[str, float]]
 """``seconds`` and ``peak_memory_mb`` by stage, as the record holds them."""
@@ -23,12 +23,11 @@ def no_costs() -> Costs:
 @contextmanager
 def measured(costs: Costs, stage: str, report: Progress) -> Iterator[None]:
     """Report a stage's start and end, and note what it cost."""
-    report(stage, 0, 1)
-    started = time.perf_counter()
-    yield
-    costs["seconds"][stage] = round(time.perf_counter() - started, 3)
-    costs["peak_memory_mb"][stage] = peak_memory_mb()
-    report(stage, 1, 1)
+    with staged(stage, report):
+        started = time.perf_counter()
+        yield
+        costs["seconds"][stage] = round(time.perf_counter() - started, 3)
+        costs["peak_memory_mb"][stage] = peak_memory_mb()
 
 
 def add_costs(record: Mapping[str, Any], later: Mapping[str, Any], started: float) -> Costs:

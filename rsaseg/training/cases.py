@@ -23,7 +23,8 @@ from rsaseg.imaging import (
     write_array,
     write_atomic,
 )
-from rsaseg.patients import patient_in, patient_of, without_made
+from rsaseg.imaging.listing import images_among, listed
+from rsaseg.patients import none_among, patient_in, patient_of, without_made
 from rsaseg.preprocessing import (
     SEQUENCES,
     InputSpec,
@@ -32,7 +33,6 @@ from rsaseg.preprocessing import (
     to_tensor_axes,
     to_working_grid,
 )
-from rsaseg.preprocessing.folder import images_in
 
 
 @dataclass(frozen=True)
@@ -133,18 +133,19 @@ def scan_cases(
         if not folder.is_dir():
             problems.append(f"{folder}: no such folder; give a folder with one folder per case")
             continue
-        for place in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
+        for place in (path for path in listed(folder) if path.is_dir()):
             try:
-                files, images = find_files(place), images_in(place)
+                files = find_files(place)
+                unnamed = not files and images_among(listed(place))
             except (InputError, OSError) as error:
                 problems.append(str(error))
                 continue
             missing = [needed for needed in ("flair", "lesion") if needed not in files]
-            if not files and not images:
-                continue
-            if not files:
+            if unnamed:
                 what = "no FLAIR and no lesion by these names in it"
                 problems.append(f"{place}: {what}; rename its files or move it")
+            elif not files:
+                continue
             elif missing:
                 names = " and no ".join(missing)
                 problems.append(f"{place}: has no {names} NIfTI file; add it or move the case")
@@ -160,10 +161,7 @@ def scan_cases(
         names = ", ".join(str(folder) for folder in folders)
         problems = [f"{names}: no cases found; put T1, T2, FLAIR and lesion in a folder each"]
     if told and cases and not any(case.table_patient for case in cases.values()):
-        problems.append(
-            f"patients: none of the cases is among them (there {next(iter(told))}, here "
-            f"{next(iter(cases))}); name the cases alike"
-        )
+        problems.append(none_among(told, cases))
     ordered = sorted(cases.values(), key=lambda case: (case.made, case.name))
     return ordered, problems
 
