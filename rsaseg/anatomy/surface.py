@@ -74,7 +74,8 @@ def fit_surface(image: Float, spacing_mm: tuple[float, ...], start_mm: Float) ->
     The forces are those of the Brain Extraction Tool (Smith 2002, doi:10.1002/hbm.10062): along
     the surface towards the middle of a vertex's neighbours, across it against sharp bends, and
     outwards where the darkest point within 20 mm inwards is bright against the brightest within
-    10 mm, inwards where it is dark.
+    10 mm, inwards where it is dark. To the sides of the image it is dark; along the last axis it
+    goes on as it ends, for scans end in the neck and the crown.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ def fit_surface(image: Float, spacing_mm: tuple[float, ...], start_mm: Float) ->
     neighbours, weight = _neighbours(_SUBDIVISIONS)
     bend_middle = sum(1 / r for r in _RADII_MM) / 2
     bend_slope = 6 / (1 / _RADII_MM[0] - 1 / _RADII_MM[1])
-    points = start_mm.copy()
+    points, sides_vox = start_mm.copy(), np.array(image.shape[:2]) - 0.5
     for _ in range(_ITERATIONS):
         out = _normals(points, faces)
         to_middle = (points[neighbours] * weight[..., None]).sum(axis=1) - points
@@ -103,9 +104,10 @@ def fit_surface(image: Float, spacing_mm: tuple[float, ...], start_mm: Float) ->
         across = (to_middle * out).sum(axis=1, keepdims=True) * out
         bend = 2 * np.linalg.norm(across, axis=1) / edge_mm**2
         smooth = (1 + np.tanh(bend_slope * (bend - bend_middle))) / 2
-        line = points[:, None] - _INWARD_MM[:, None] * out[:, None]
-        grey = map_coordinates(image, (line / spacing_mm).reshape(-1, 3).T, order=1, mode="nearest")
+        line = (points[:, None] - _INWARD_MM[:, None] * out[:, None]) / spacing_mm
+        grey = map_coordinates(image, line.reshape(-1, 3).T, order=1, mode="nearest")
         grey = grey.reshape(len(points), -1)
+        grey[((line[..., :2] < -0.5) | (line[..., :2] > sides_vox)).any(axis=2)] = 0
         brightest = np.maximum(grey[:, :_BRIGHT_STEPS].max(axis=1), 0.1)
         outwards = 2 * (grey.min(axis=1) / brightest - _BORDER)
         points += 0.5 * (to_middle - across) + smooth[:, None] * across
@@ -127,14 +129,19 @@ def _normals(points: Float, faces: Index) -> Float:
 def fill_surface(
     points_mm: Float, shape: tuple[int, ...], spacing_mm: tuple[float, ...]
 ) -> NDArray[np.bool_]:
-    """Return the voxels on and inside a surface, (X, Y, Z), slice by slice along the last axis."""
+    """Return the voxels on and inside a surface, (X, Y, Z), slice by slice along the last axis.
+
+    A slice is filled to where the surface closes, even beside the image.
+    """
     _, faces = unit_sphere(_SUBDIVISIONS)
     corners = (points_mm / spacing_mm)[faces]
     longest = float(np.linalg.norm(np.diff(corners, axis=1), axis=2).max())
     n = int(np.ceil(2 * longest))  # two points a voxel leave no gap
     shares = np.array([(i, j, n - i - j) for i in range(n + 1) for j in range(n + 1 - i)]) / n
     voxels = np.rint(np.einsum("sc,fcx->sfx", shares, corners)).astype(int).reshape(-1, 3)
-    voxels = voxels[((voxels >= 0) & (voxels < shape)).all(axis=1)]
-    mask: NDArray[Any] = np.zeros(shape, dtype=bool)
-    mask[tuple(voxels.T)] = True
-    return fill_slices(mask)
+    voxels = voxels[(voxels[:, 2] >= 0) & (voxels[:, 2] < shape[2])]
+    first = voxels.min(axis=0, initial=0)
+    size = np.maximum(voxels.max(axis=0, initial=0) + 1, shape) - first
+    mask: NDArray[Any] = np.zeros(size, dtype=bool)
+    mask[tuple((voxels - first).T)] = True
+    return fill_slices(mask)[tuple(slice(a, a + n) for a, n in zip(-first, shape, strict=True))]

@@ -16,7 +16,7 @@ from rsaseg.anatomy import LOCATIONS, Anatomy, brain_region, find_anatomy, locat
 from rsaseg.anatomy.brain import to_grid
 from rsaseg.anatomy.location import name_location
 from rsaseg.anatomy.surface import fill_surface, fit_surface, unit_sphere
-from rsaseg.imaging import Grid, Volume, read_mask, read_volume
+from rsaseg.imaging import Grid, Volume, crop_grid, read_mask, read_volume
 from rsaseg.metrics import dice
 from rsaseg.phantom import Phantom
 
@@ -131,6 +131,23 @@ def test_low_behind_and_in_the_middle_is_infratentorial(
 def stripped(phantom: Phantom) -> Volume:
     flair = phantom.images["FLAIR"]
     return replace(flair, data=np.where(phantom.brain, flair.data, 0).astype(np.float32))
+
+
+@pytest.mark.parametrize("skull", [True, False])
+@pytest.mark.parametrize("narrow", [0, 8], ids=["brain alone", "narrower"])
+def test_the_brain_reaches_to_the_sides_of_a_cropped_image(
+    phantom: Phantom, skull: bool, narrow: int
+) -> None:
+    box = np.argwhere(phantom.brain)
+    start, stop = box.min(axis=0), box.max(axis=0) + 1
+    start[0], stop[0] = start[0] + narrow, stop[0] - narrow
+    crop = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    whole = phantom.images["FLAIR"] if skull else stripped(phantom)
+    flair = replace(whole, data=whole.data[crop], grid=crop_grid(whole.grid, start, stop))
+    brain = brain_region({"FLAIR": flair})
+    assert brain is not None
+    assert brain[phantom.brain[crop]].mean() > 0.98
+    assert brain[phantom.lesion[crop]].all()
 
 
 @pytest.mark.parametrize("skull", [True, False])
