@@ -6,6 +6,7 @@ import doctest
 import hashlib
 import importlib
 import json
+import math
 import os
 import resource
 from dataclasses import replace
@@ -228,7 +229,10 @@ def test_without_a_brain_to_be_found_nothing_is_left_out(files: Exam) -> None:
 
 def test_lesions_are_placed(found: rsaseg.Segmentation) -> None:
     assert {lesion.location for lesion in found.lesions} <= LOCATIONS.keys()
-    assert all(0 <= lesion.surface_mm < 80 for lesion in found.lesions)
+    surface_mm = [lesion.surface_mm for lesion in found.lesions]
+    known_mm = [mm for mm in surface_mm if not math.isnan(mm)]  # else the image ends nearer
+    assert known_mm
+    assert all(0 <= mm < 80 for mm in known_mm)
 
 
 def test_images_in_memory_give_what_files_give(files: Exam, found: rsaseg.Segmentation) -> None:

@@ -9,7 +9,8 @@ The rule, in this order:
   slice they were found on, where temporal horns and fourth ventricle cannot be told.
 - ``periventricular``: within 3 mm of the lateral ventricles.
 - ``juxtacortical``: within 6 mm of the brain's outer surface.
-- ``deep white``: over 8 mm from the ventricles and over 10 mm from the surface.
+- ``deep white``: over 8 mm from the ventricles and over 10 mm from the surface, and from the first
+  and last axial slice where these cut the brain: the surface may lie just beyond.
 - ``unknown`` otherwise.
 
 The outer surface does not follow the sulci: cortex deep in one may lie beside a lesion that is
@@ -41,7 +42,8 @@ LOCATIONS = {
     "juxtacortical": "within 6 mm of the brain's outer surface",
     "infratentorial": "over 57 mm below the top of the lateral ventricles, 10 to 40 mm behind "
     "their middle and within 16 mm of it sideways: pons, medulla, middle of the cerebellum",
-    "deep white": "over 8 mm from the ventricles and over 10 mm from the surface",
+    "deep white": "over 8 mm from the ventricles, and over 10 mm from the surface and from a first "
+    "or last slice that cuts the brain",
     "unknown": "none of these is sure, no ventricles were found, or it lies below the part of them "
     "that can be found",
 }
@@ -85,10 +87,21 @@ class Anatomy:
 
     @cached_property
     def surface_mm(self) -> Distance | None:
-        """Distance of every voxel to the brain's outermost voxels."""
+        """Distance of every voxel to the brain's outermost voxels; see ``cut_mm``."""
         if self.brain is None:
             return None
-        return distance_mm(self.brain & ~binary_erosion(self.brain), self.grid.spacing_mm)
+        going_on = np.pad(self.brain, ((0, 0), (0, 0), (1, 1)), mode="edge")
+        inner = binary_erosion(going_on)[..., 1:-1]
+        return distance_mm(self.brain & ~inner, self.grid.spacing_mm)
+
+    @cached_property
+    def cut_mm(self) -> Distance | None:
+        """Distance to the brain on the first and last axial slice, which are no surface of it."""
+        if self.brain is None or not self.brain[..., [0, -1]].any():
+            return None
+        cut = np.zeros_like(self.brain)
+        cut[..., [0, -1]] = self.brain[..., [0, -1]]
+        return distance_mm(cut, self.grid.spacing_mm)
 
     @cached_property
     def ventricle_mm(self) -> Distance | None:
@@ -114,7 +127,8 @@ class Place:
     ----------
     ventricle_mm, surface_mm : float
         From the lesion's nearest voxel to the nearest of the ventricles and of the brain's outer
-        surface, between their centres; NaN where unknown.
+        surface, between their centres; NaN where unknown, as the surface is where the image ends
+        nearer.
     location : str
         One of ``LOCATIONS``.
     """
@@ -148,15 +162,15 @@ def locate(anatomy: Anatomy, points_mm: NDArray[np.floating[Any]]) -> Place:
         (n, 3) centres of the lesion's voxels, RAS mm.
     """
     voxels = apply_affine(np.linalg.inv(anatomy.grid.affine), points_mm)
-    surface_mm = _nearest_mm(anatomy.surface_mm, voxels)
+    surface_mm, cut_mm = (_nearest_mm(mm, voxels) for mm in (anatomy.surface_mm, anatomy.cut_mm))
     ventricle_mm = math.nan
     if anatomy.floor is None or anatomy.floor @ np.append(points_mm.mean(axis=0), 1.0) >= 0:
         ventricle_mm = _nearest_mm(anatomy.ventricle_mm, voxels)
-    location = name_location(ventricle_mm, surface_mm)
+    location = name_location(ventricle_mm, surface_mm, cut_mm)
     if anatomy.landmark_mm is not None:
         middle_mm = voxels.mean(axis=0) * anatomy.grid.spacing_mm
         location = "infratentorial" if _is_low(middle_mm - anatomy.landmark_mm) else location
-    return Place(ventricle_mm, surface_mm, location)
+    return Place(ventricle_mm, math.nan if cut_mm < surface_mm else surface_mm, location)
 
 
 def _nearest_mm(away_mm: Distance | None, voxels: NDArray[np.floating[Any]]) -> float:
@@ -173,13 +187,13 @@ def _is_low(from_landmark_mm: NDArray[np.floating[Any]]) -> bool:
     return bool(low and abs(right_mm) <= BESIDE_MIDDLE_MM)
 
 
-def name_location(ventricle_mm: float, surface_mm: float) -> str:
-    """Return which of the other ``LOCATIONS`` two distances mean; NaN is unknown."""
+def name_location(ventricle_mm: float, surface_mm: float, cut_mm: float = math.nan) -> str:
+    """Return which of the other ``LOCATIONS`` distances mean; NaN is unknown, or no cut at all."""
     if math.isnan(ventricle_mm):
         return "unknown"
     if ventricle_mm <= PERIVENTRICULAR_MM:
         return "periventricular"
     if surface_mm <= JUXTACORTICAL_MM:
         return "juxtacortical"
-    deep = ventricle_mm > DEEP_MM[0] and surface_mm > DEEP_MM[1]
+    deep = ventricle_mm > DEEP_MM[0] and surface_mm > DEEP_MM[1] and not cut_mm <= DEEP_MM[1]
     return "deep white" if deep else "unknown"

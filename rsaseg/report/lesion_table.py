@@ -51,7 +51,8 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
     },
     "surface_mm": {
         "Description": "Distance to the brain's outer surface, which does not follow the sulci, "
-        "estimated from the FLAIR; with the skull on some mm too long",
+        "estimated from the FLAIR; with the skull on some mm too long; n/a where the image ends "
+        "nearer",
         "Units": "mm",
     },
     "location": {

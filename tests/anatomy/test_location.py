@@ -104,6 +104,27 @@ def test_distances_measured_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
+    ("j", "k", "surface_mm", "location"),
+    [
+        (30, 39, math.nan, "unknown"),  # 28 mm away to the side, or just above
+        (30, 25, math.nan, "deep white"),  # 14 mm away at least
+        (8, 38, math.nan, "juxtacortical"),  # 6 mm away at most
+        (4, 37, 2, "juxtacortical"),
+    ],
+)
+def test_where_the_image_cuts_the_brain_is_no_surface(
+    j: int, k: int, surface_mm: float, location: str
+) -> None:
+    grid = Grid((60, 60, 40), np.eye(4))
+    brain, ventricles = np.zeros(grid.shape, dtype=bool), np.zeros(grid.shape, dtype=bool)
+    brain[2:58, 2:58, 8:] = True  # and on above the last slice
+    ventricles[28:32, 28:32, 10:13] = True
+    place = locate(Anatomy(grid, brain, ventricles), np.array([[30, j, k]]))
+    assert place.surface_mm == pytest.approx(surface_mm, nan_ok=True)
+    assert place.location == location
+
+
+@pytest.mark.parametrize(
     ("r_mm", "a_mm", "s_mm", "infratentorial"),
     [
         (0, -20, -58, True),
