@@ -20,6 +20,7 @@ _FAT = 2.4  # brain units; brighter than brain and lesions are after smoothing
 _INNER = 0.55  # of the greatest depth: nothing there but brain and ventricles
 _STRIPPED = 0.93  # of the head lies in the surface: there is no skull around it
 _PLAUSIBLE_ML = (600.0, 3500.0)
+_LARGEST_MM = 600.0  # beyond a thin slab it goes on, but a surface so large grows without end
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +88,16 @@ def _enclose(
     depth: NDArray[np.float32],
     spacing_mm: tuple[float, float, float],
 ) -> Mask:
-    """Return the brain: a surface blown up from the deep part to the skull."""
+    """Return the brain: a surface blown up from the deep part to the skull; empty if that fails."""
     inner = depth > _INNER * depth.max()
     fat = gaussian_filter(units, (0.7, 0.7, 0)) > _FAT
     image = np.where(fat, 0.0, np.clip(units / 3 + 1, 0, 1))
     image[inner] = 1.0  # ventricles are no border
     start_mm = _star(deep_part(depth), spacing_mm)
-    brain = fill_surface(fit_surface(image, spacing_mm, start_mm), head.shape, spacing_mm)
+    surface_mm = fit_surface(image, spacing_mm, start_mm)
+    if np.ptp(surface_mm, axis=0).max() > _LARGEST_MM:
+        return np.zeros_like(head)
+    brain = fill_surface(surface_mm, head.shape, spacing_mm)
     if np.count_nonzero(brain & head) > _STRIPPED * np.count_nonzero(head):
         brain |= depth > 0  # the head, its holes filled
     return brain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,6 +192,17 @@ def test_what_is_no_head_has_no_anatomy() -> None:
     assert brain_region({"FLAIR": noise}) is None
     found = find_anatomy(noise)
     assert (found.brain, found.ventricles) == (None, None)
+
+
+def test_a_surface_that_never_comes_to_rest_encloses_no_brain(phantom: Phantom) -> None:
+    flair = phantom.images["FLAIR"]
+    negative = replace(flair, data=-flair.data)
+    tracemalloc.start()
+    brain = brain_region({"FLAIR": negative})
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert brain is None
+    assert peak_bytes < 2**29  # its triangles, filled, took gigabytes
 
 
 def test_a_brain_without_ventricles_has_none() -> None:
