@@ -102,6 +102,7 @@ BAD_FLAIR: dict[str, tuple[Callable[[Exam, Path], Path], str]] = {
     "nan": (lambda e, d: write_like(e["FLAIR"], d / "x.nii", with_voxel(np.nan)), "NaN"),
     "infinite": (lambda e, d: write_like(e["FLAIR"], d / "x.nii", with_voxel(np.inf)), "infinite"),
     "constant": (lambda e, d: write_like(e["FLAIR"], d / "x.nii", np.ones_like), "same value"),
+    "mask": (lambda e, _: e["lesion"], "as a mask does"),
 }
 
 

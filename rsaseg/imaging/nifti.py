@@ -173,7 +173,7 @@ def as_volume(image: Any, name: str, sha256: str = "") -> Volume:
     Raises
     ------
     InputError
-        If it is not 3D, has NaN or infinite voxels, is constant or not of real numbers.
+        If it is not 3D, has NaN or infinite voxels, is constant, a mask or not of real numbers.
     GeometryError
         If its affine cannot be inverted, or sform and qform disagree by over 1 mm.
     """
@@ -184,8 +184,10 @@ def as_volume(image: Any, name: str, sha256: str = "") -> Volume:
         data = np.asarray(image.dataobj, dtype=np.float32).reshape(grid.shape)
     if not np.isfinite(data).all():
         raise InputError(f"{path}: has NaN or infinite voxels; replace them, for example by 0")
-    if data.size == 0 or data.min() == data.max():
+    if data.size == 0 or (low := data.min()) == (high := data.max()):
         raise InputError(f"{path}: every voxel has the same value; give a real image")
+    if ((data == low) | (data == high)).all():
+        raise InputError(f"{path}: holds two values only, as a mask does; give a real image")
     return Volume(data, grid, geometry_header(image.header), name, sha256, warnings)
 
 

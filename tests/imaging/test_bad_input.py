@@ -119,6 +119,16 @@ def test_no_such_file_is_read_as_a_mask_either(tmp_path, case):
     refuse(read_mask, path)
 
 
+def test_a_mask_is_no_image_whatever_its_two_values(tmp_path):
+    path = tmp_path / "image.nii"
+    mask = np.arange(60, dtype="i2").reshape(3, 4, 5) // 50
+    for values in (mask, 255 * mask, mask - 7):
+        path.write_bytes(nifti(values))
+        assert "as a mask does" in str(refuse(read_volume, path))
+    path.write_bytes(nifti(mask + good((3, 4, 5), "i2")))
+    read_volume(path)
+
+
 @pytest.mark.parametrize("read", [read_volume, read_mask])
 def test_places_that_hold_no_readable_file(tmp_path, read):
     assert "no such file" in str(refuse(read, tmp_path / "none.nii.gz"))
