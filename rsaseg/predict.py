@@ -39,7 +39,7 @@ _ELSEWHERE = "elsewhere_sha256"
 
 @dataclass(frozen=True)
 class Extras:
-    """Files to write on request, each a path or None.
+    """Files to write on request, each a path or None, and what a page calls the exam.
 
     Attributes
     ----------
@@ -51,17 +51,20 @@ class Extras:
         NIfTI, float32: see `Segmentation.uncertainty`; turns ``Settings.uncertainty`` on.
     report : Path, optional
         HTML: one page for reading and printing, see `rsaseg.report.page`.
+    title : str, optional
+        What it calls the exam; the FLAIR's file name if empty.
     """
 
     labels: Path | None = None
     probability: Path | None = None
     uncertainty: Path | None = None
     report: Path | None = None
+    title: str = ""
 
     def paths(self) -> dict[str, Path]:
         """Return what was asked for, by name."""
         asked = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: path for name, path in asked.items() if path is not None}
+        return {name: path for name, path in asked.items() if isinstance(path, Path)}
 
 
 def predict(
@@ -208,7 +211,7 @@ def _contents(found: Segmentation, output: Path, extras: Extras) -> dict[Path, b
     if extras.report is not None:
         good = {name: not one.problem for name, one in found.alignments.items()}
         files[extras.report] = report_html(
-            found.images, found.labels, found.lesions, found.record, good
+            found.images, found.labels, found.lesions, found.record, good, extras.title
         )
     return files
 

@@ -103,7 +103,7 @@ def _segment_one(exam: Exam, job: Job, model: Model, turn: Lock) -> Outcome:
                 exam.sequences.get("T2"),
                 job.settings,
                 progress,
-                report_beside(mask),
+                replace(report_beside(mask), title=exam.name),  # files are named alike in all
                 model,
             )
     except BaseException:

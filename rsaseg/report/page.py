@@ -45,6 +45,7 @@ def report_html(
     lesions: Sequence[Lesion],
     record: Mapping[str, Any],
     registered: Mapping[str, bool],
+    title: str = "",
 ) -> bytes:
     """Return the page.
 
@@ -60,9 +61,11 @@ def report_html(
         What stands in the file beside the mask; see `rsaseg.predict.predict`.
     registered : mapping
         Sequence name to whether its registration passed, for all but the FLAIR.
+    title : str, optional
+        What the exam is called; the FLAIR's file name, without its folder, if empty.
     """
     drawn = draw_slices(exam, labels, [lesion.label for lesion in lesions if lesion.review])
-    name = Path(exam["FLAIR"].name).name
+    name = title or Path(exam["FLAIR"].name).name
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     parts = (
         "<!DOCTYPE html>",

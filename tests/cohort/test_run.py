@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from threading import Event, Lock
@@ -57,6 +58,13 @@ def test_bad_exams_are_told_and_stop_no_other(here, data):
     assert record == TABLE_COLUMNS
     assert hashes == {path.name: sha256(path) for path in (here.table, here.page)}
     assert set(table["a"]) == set(TABLE_COLUMNS)
+
+
+def test_a_page_says_which_exam_it_is_of(here):
+    for name in GOOD:
+        page = (here.table.parent / name / "lesion_mask.html").read_text()
+        assert f"<h1>Lesions in {escape(name)}</h1>" in page
+        assert f"<title>Lesions in {escape(name)}</title>" in page
 
 
 def test_the_table_says_what_the_masks_are(here):
