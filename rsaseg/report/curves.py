@@ -9,7 +9,7 @@ import numpy as np
 
 from rsaseg.training.log import Row
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _GAP, _TOP, _BOTTOM = 640, 560, 60, 130, 60, 40, 45
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _GAP, _TOP, _BOTTOM = 640, 560, 70, 130, 60, 40, 45
 _COLOURS = ("#222222", "#1f5fa8", "#b3261e", "#2e7d32", "#8e5bb5", "#c77700", "#00838f")
 Points = list[tuple[float, float]]
 
@@ -107,8 +107,7 @@ def _panel(
             f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{share * highest:.3g}</text>'
         )
         parts.append(
-            f'<text x="{x:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">'
-            f"{share * steps:.0f}</text>"
+            f'<text x="{x:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{share * steps:g}</text>'
         )
     for i, name in enumerate(curves):
         colour = _COLOURS[i % len(_COLOURS)]
