@@ -123,6 +123,8 @@ def test_files_of_an_evaluation(folders: tuple[Path, Path], tmp_path: Path) -> N
     assert rows[2][header.index("lesion_tpr")] == "n/a"
     content = json.loads((out / "evaluation.json").read_text())
     assert content["extra"] == ["z"]
+    assert content["columns"]["n_truth_large"] == "True lesions; from 500 mm3 on"
+    assert not any(" inf " in text for text in content["figures"].values())
     assert content["n_failed"] == 1
     assert set(content["columns"]) == set(header)
     assert content["cases"][2]["lesion_tpr"] is None

@@ -21,7 +21,7 @@ from rsaseg.metrics import LesionCounts
 from rsaseg.report.bland_altman import bland_altman_svg
 from rsaseg.report.tsv import tsv
 from rsaseg.scoring.agreement import Estimate, PairedDifference
-from rsaseg.scoring.cases import CASE_METRICS, SIZE_CLASSES_MM3
+from rsaseg.scoring.cases import CASE_METRICS, SIZE_CLASSES_MM3, SIZES_IN_WORDS
 from rsaseg.scoring.summary import AVERAGED, COHORT_METRICS, Evaluation
 
 RECORD, COMPARISON = "evaluation.json", "comparison.tsv"
@@ -33,8 +33,8 @@ _COUNTS = {
     "n_right": "Predicted lesions that a true one matches",
 }
 _COUNTS_BY_SIZE = {
-    f"{name}_{size}": f"{meaning}; from {low_mm3:g} to below {high_mm3:g} mm3"
-    for size, (low_mm3, high_mm3) in SIZE_CLASSES_MM3.items()
+    f"{name}_{size}": f"{meaning}; {in_words}"
+    for size, in_words in SIZES_IN_WORDS.items()
     for name, meaning in _COUNTS.items()
 }
 

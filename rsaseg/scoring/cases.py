@@ -25,6 +25,12 @@ from rsaseg.metrics import (
 Mask = NDArray[np.bool_]
 
 SIZE_CLASSES_MM3 = {"small": (0.0, 50.0), "medium": (50.0, 500.0), "large": (500.0, math.inf)}
+SIZES_IN_WORDS = {
+    size: f"from {low_mm3:g} mm3 on"
+    if math.isinf(high_mm3)
+    else f"from {low_mm3:g} to below {high_mm3:g} mm3"
+    for size, (low_mm3, high_mm3) in SIZE_CLASSES_MM3.items()
+}
 
 CASE_METRICS = {
     "dice": "Dice of the voxels: 2 |P and T| / (|P| + |T|); 1 if both masks are empty",

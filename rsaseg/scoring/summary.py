@@ -22,7 +22,7 @@ from rsaseg.scoring.agreement import (
     percentile_interval,
     resample_patients,
 )
-from rsaseg.scoring.cases import CASE_METRICS, SIZE_CLASSES_MM3, CaseScore, Rules
+from rsaseg.scoring.cases import CASE_METRICS, SIZE_CLASSES_MM3, SIZES_IN_WORDS, CaseScore, Rules
 
 AVERAGED = tuple(name for name in CASE_METRICS if name not in ("truth_ml", "pred_ml"))
 _POOLED = {
@@ -39,8 +39,8 @@ COHORT_METRICS = {
     "voxel_average_iou": "Intersection over union of the voxels of all exams pooled",
     **_POOLED,
     **{
-        f"{name}_{size}": f"{meaning}; lesions from {low_mm3:g} to below {high_mm3:g} mm3"
-        for size, (low_mm3, high_mm3) in SIZE_CLASSES_MM3.items()
+        f"{name}_{size}": f"{meaning}; lesions {in_words}"
+        for size, in_words in SIZES_IN_WORDS.items()
         for name, meaning in _POOLED.items()
     },
     "volume_pearson": "Pearson correlation of predicted and true volume over exams",
