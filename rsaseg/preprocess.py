@@ -16,7 +16,7 @@ from rsaseg.errors import GeometryError, InputError, RsasegError
 from rsaseg.imaging import Grid, Volume, read_mask, read_volume, write_atomic, write_nifti
 from rsaseg.imaging.files import read_written, sha256_of
 from rsaseg.imaging.listing import images_among, images_below, listed
-from rsaseg.preprocessing import SEQUENCES
+from rsaseg.preprocessing import SEQUENCES, find_swapped
 from rsaseg.preprocessing.bias import correct_bias
 from rsaseg.preprocessing.folder import (
     MASKS,
@@ -281,9 +281,9 @@ def _write_picture(path: Path, exam: AlignedExam) -> None:
 
 
 def warnings_of(exam: AlignedExam) -> list[str]:
-    """Return what the user should know of an exam's headers and of its registration."""
+    """Return what the user should know of an exam: headers, registration, swapped sequences."""
     of_headers = (text for volume in exam.images.values() for text in volume.warnings)
-    return [*of_headers, *exam.warnings]
+    return [*of_headers, *exam.warnings, *find_swapped(exam.images)]
 
 
 def _without_folders(text: str, files: dict[str, Path]) -> str:

@@ -488,6 +488,16 @@ def test_a_failed_registration_is_written_when_forced_and_says_so(raw_files, tmp
     assert record["registration"]["T1"]["problem"]
 
 
+def test_swapped_sequences_are_told_and_kept_in_the_record(phantom_files, tmp_path):
+    folder = tmp_path / "out"
+    flair, t2 = (str(phantom_files[name]) for name in ("FLAIR", "T2"))
+    words = ["preprocess", "--flair", t2, "--t2", flair, "-o", str(folder)]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert f"warning: {t2}: fluid is bright in it, as in no FLAIR" in done.stderr
+    assert "swapped" in " ".join(json.loads((folder / RECORD).read_text())["warnings"])
+
+
 @pytest.mark.parametrize("option", ["--flair", "--data"])
 def test_warnings_are_printed_and_a_picture_named_where_there_is_one(option, raw_files, tmp_path):
     """The truth: a FLAIR whose header was stripped of its orientation, and a T1 of legs."""

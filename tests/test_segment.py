@@ -83,6 +83,13 @@ def found(files: Exam) -> rsaseg.Segmentation:
     return rsaseg.segment(files["T1"], files["T2"], files["FLAIR"], ALIGNED, model=BRIGHT)
 
 
+def test_swapped_sequences_are_told(found: rsaseg.Segmentation, files: Exam) -> None:
+    swapped = rsaseg.segment(files["T1"], files["FLAIR"], files["T2"], ALIGNED, model=BRIGHT)
+    told = [text for text in swapped.warnings if "swapped" in text]
+    assert len(told) == 2
+    assert not [text for text in found.warnings if "swapped" in text]
+
+
 def test_partners_are_averaged_each_with_its_own_input(
     found: rsaseg.Segmentation, files: Exam
 ) -> None:

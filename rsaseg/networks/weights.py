@@ -47,7 +47,7 @@ class WeightsInfo:
         The partner sees an exam once where the other sees it twice, in turns or mirrored, and its
         answer counts half as much.
     version, licence : str
-        Of the weights.
+        Of the weights; no licence where nobody chose one.
     training_data : tuple of str
         Citations of the data they learned from.
     """
@@ -62,7 +62,7 @@ class WeightsInfo:
     partner_needs: tuple[str, ...] = ()
     partner_once: bool = False
     version: str = "0"
-    licence: str = "CC BY 4.0"
+    licence: str = ""
     training_data: tuple[str, ...] = ()
 
 

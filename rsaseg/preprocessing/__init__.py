@@ -16,6 +16,7 @@ from rsaseg.preprocessing.exam import (
     to_tensor_axes,
     to_working_grid,
 )
+from rsaseg.preprocessing.swapped import find_swapped
 from rsaseg.preprocessing.units import brain_units, head_units, to_spread
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "deep_part",
     "depth_mm",
     "fill_slices",
+    "find_swapped",
     "head_mask",
     "head_units",
     "network_input",

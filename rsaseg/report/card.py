@@ -86,7 +86,8 @@ def model_card(info: WeightsInfo, recipe: Recipe, facts: CardFacts) -> bytes:
         "",
         f"- Network: {_model_name(recipe)}, channels {_list(recipe.network.channels)}; "
         f"input {_list(info.input.sequences)} at {spacing} mm.",
-        f"- Weights: SHA-256 of the content `{facts.sha256}`; licence {info.licence}.",
+        f"- Weights: SHA-256 of the content `{facts.sha256}`; "
+        f"licence {info.licence or 'not chosen'}.",
         f"- Started from {facts.start or 'random weights'}.{told_apart if facts.readers else ''}",
         "",
         "## What it learned from",

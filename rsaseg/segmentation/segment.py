@@ -15,6 +15,7 @@ from nibabel.nifti1 import Nifti1Image
 from rsaseg.errors import InputError
 from rsaseg.imaging import Source, Volume, as_volume, read_volume
 from rsaseg.networks.shipped import find_weights
+from rsaseg.preprocessing import find_swapped
 from rsaseg.progress import Progress, untold
 from rsaseg.registration import align_exam
 from rsaseg.segmentation.result import Segmentation
@@ -105,6 +106,7 @@ def segment(
         with measured(costs, "register", report):
             others = {name: volume for name, volume in exam.items() if name != "FLAIR"}
             aligned = align_exam(exam["FLAIR"], others, settings.registration, settings.force)
+            swapped = tuple(find_swapped(aligned.images))
         with measured(costs, "load weights", report):
             model, segment_exam = loaded.result()
     result = segment_exam(aligned.images, model, settings, progress)
@@ -116,7 +118,7 @@ def segment(
     return replace(
         result,
         record=record,
-        warnings=(*aligned.warnings, *result.warnings),
+        warnings=(*aligned.warnings, *swapped, *result.warnings),
         alignments=aligned.alignments,
     )
 

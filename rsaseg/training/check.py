@@ -16,7 +16,7 @@ from scipy.ndimage import maximum_filter1d
 from rsaseg.errors import InputError
 from rsaseg.imaging import Grid, Volume, ras_grid, read_mask, read_volume
 from rsaseg.lesions import bounding_box
-from rsaseg.preprocessing import SEQUENCES, InputSpec, off_grid
+from rsaseg.preprocessing import SEQUENCES, InputSpec, find_swapped, off_grid
 from rsaseg.progress import Progress, told, untold
 from rsaseg.training.cases import CaseFiles
 
@@ -78,7 +78,9 @@ def check_cases(
             f"wrong, give a table (--patients)"
         )
     for case in told(cases, "check cases", progress):
-        problems += check_case(case, spec, crop_vox, seen)
+        wrong, suspicious = check_case(case, spec, crop_vox, seen)
+        problems += wrong
+        notes += suspicious
         missing = [name for name in SEQUENCES if name not in case.sequences]
         if missing:
             notes.append(f"{case.lesion.parent}: without {' and '.join(missing)}, which is allowed")
@@ -87,8 +89,8 @@ def check_cases(
 
 def check_case(
     case: CaseFiles, spec: InputSpec, crop_vox: tuple[int, int, int], seen: Seen
-) -> list[str]:
-    """Return one case's problems; ``seen`` keeps each image's content and whose it is."""
+) -> tuple[list[str], list[str]]:
+    """Return a case's problems and notes; ``seen`` keeps each image's content and whose it is."""
     problems: list[str] = []
     volumes: dict[str, Volume] = {}
     for name, path in case.sequences.items():
@@ -111,7 +113,8 @@ def check_case(
             problems += _check_mask(path, mask, grid, volumes["FLAIR"], drawn)
     if "FLAIR" in volumes:
         problems += _check_grids(volumes, spec, crop_vox)
-    return problems
+    whole = not case.made and not problems  # made ones may have a contrast that nothing has
+    return problems, list(find_swapped(volumes)) if whole else []
 
 
 def _seen_before(path: Path, data: NDArray[Any], case: CaseFiles, seen: Seen) -> Iterator[str]:

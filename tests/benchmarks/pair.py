@@ -136,6 +136,7 @@ def describe(info: WeightsInfo, asked: argparse.Namespace, choice: Choice) -> We
         partner_once=first.once and not last.once,
         input=last.spec(info.input),
         version=asked.version,
+        licence="CC BY 4.0",
     )
 
 

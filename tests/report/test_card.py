@@ -35,3 +35,11 @@ def test_a_recipe_of_no_name_is_none_of_the_others() -> None:
     recipe = replace(RECIPES["default"], loss="dice-focal")
     info = WeightsInfo(network=recipe.network)
     assert "- A recipe of its own: 1200 steps" in model_card(info, recipe, FACTS).decode()
+
+
+def test_a_training_of_ones_own_has_the_licence_that_its_owner_chose() -> None:
+    recipe = RECIPES["default"]
+    card = model_card(WeightsInfo(network=recipe.network), recipe, FACTS).decode()
+    assert "licence not chosen." in card
+    chosen = WeightsInfo(network=recipe.network, licence="CC0")
+    assert "licence CC0." in model_card(chosen, recipe, FACTS).decode()

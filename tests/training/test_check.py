@@ -12,7 +12,8 @@ import pytest
 from crude_exams import SPACING_MM, make_exam, write_case
 from nibabel.nifti1 import Nifti1Header
 
-from rsaseg.imaging import Grid, Volume, read_mask, read_volume
+from rsaseg.imaging import Grid, Volume, read_mask, read_volume, write_nifti
+from rsaseg.phantom import Phantom
 from rsaseg.preprocessing import InputSpec
 from rsaseg.training.cases import DataSetError, find_cases, scan_cases
 from rsaseg.training.check import FITS, brighter_than_around, check_cases
@@ -45,6 +46,23 @@ def test_good_data_have_no_problems_and_a_missing_sequence_is_noted(data: Path) 
     by_name, without = notes
     assert re.fullmatch(r"\d cases of \d patients by their names.*; .* \(--patients\)", by_name)
     assert without == f"{data / 'p2'}: without T2, which is allowed"
+
+
+def test_swapped_sequences_are_noted_but_for_made_exams(tmp_path: Path, phantom: Phantom) -> None:
+    others = {"FLAIR": "T2", "T2": "FLAIR"}
+    for number, name in enumerate(("p1", "p2", "p2-made-01")):
+        (tmp_path / name).mkdir()
+        lesion = np.roll(phantom.lesion, number, axis=0).astype(np.uint8)
+        write_nifti(tmp_path / name / "lesion.nii", lesion, phantom.images["T1"].header)
+        for sequence, image in phantom.images.items():
+            given = image if name == "p1" else phantom.images[others.get(sequence, sequence)]
+            data = given.data + number  # no two files hold the same
+            write_nifti(tmp_path / name / f"{sequence}.nii", data, image.header)
+    _, notes = check_cases(find_cases([tmp_path]), InputSpec(), CROP)
+    told = [note for note in notes if "swapped" in note]
+    assert [note.split(":")[0] for note in told] == [
+        str(tmp_path / "p2" / f"{name}.nii") for name in ("T2", "FLAIR")
+    ]
 
 
 FAULTS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray], str]] = {
