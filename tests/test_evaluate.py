@@ -6,6 +6,7 @@ import doctest
 import importlib
 import json
 import math
+import os
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -25,6 +26,7 @@ from rsaseg.patients import note_table, patient_of, read_patients
 from rsaseg.report.evaluation import (
     case_table,
     case_tsv,
+    check_evaluation_folder,
     difference_table,
     estimate_table,
     write_evaluation,
@@ -160,6 +162,33 @@ def test_tables_are_readable(folders: tuple[Path, Path]) -> None:
     for words in ("3 exams of 3 patients", "extra", "0.667", "voxel_average_dice", "n/a"):
         assert words in text
     assert "counts from 3 mm3; it is matched where the other mask's lesions cover any of it" in text
+
+
+def test_intervals_over_few_patients_are_told(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    few = evaluate(*folders)
+    mask = nib.Nifti1Image(boxes((1, 1, 1)).astype(np.uint8), AFFINE)
+    enough = evaluate(*[{f"p{i}": mask for i in range(10)}] * 2)
+    console = Console(width=120, record=True, file=StringIO())
+    for result, told in ((few, True), (enough, False)):
+        console.print(estimate_table(result))
+        text = " ".join(console.export_text().split())
+        assert ("Intervals over 3 patients are too narrow" in text) is told
+        write_evaluation(result, tmp_path / str(told))
+        content = json.loads((tmp_path / str(told) / "evaluation.json").read_text())
+        assert ("too narrow" in content["intervals"]) is told
+
+
+def test_a_folder_that_is_a_file_is_refused_before_any_work(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(InputError, match="out: is no folder"):
+        check_evaluation_folder(tmp_path / "out")
+    check_evaluation_folder(tmp_path / "new" / "deeper")
+    if os.geteuid():  # root may write anywhere
+        folders[0].chmod(0o500)
+        with pytest.raises(InputError, match="cannot be written"):
+            check_evaluation_folder(folders[0] / "out")
 
 
 def test_no_name_is_cut_on_a_narrow_screen_or_taken_for_markup(tmp_path: Path) -> None:

@@ -74,7 +74,10 @@ def check_suffix(path: Path) -> str:
     for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix):
             return suffix
-    raise InputError(f"{path}: not a NIfTI name; give a file that ends in .nii or .nii.gz")
+    raise InputError(
+        f"{path}: not a NIfTI name; give a file that ends in .nii or .nii.gz (dcm2niix makes it "
+        f"from DICOM)"
+    )
 
 
 def _read_bytes(path: Path) -> tuple[bytes, str]:

@@ -31,7 +31,8 @@ def find_weights(name_or_path: str) -> Path:
             return file
     if (trained := path / "weights.safetensors").is_file():
         return trained
-    known = ", ".join(dict.fromkeys(p.stem for p in shipped)) or "none shipped"
+    names = sorted({p.stem for p in shipped}, key=lambda name: (len(name), name))  # v2 before v10
+    known = ", ".join(names) or "none shipped"
     raise WeightsError(f"{name_or_path}: unknown weights; known are: {known}; or give a file")
 
 

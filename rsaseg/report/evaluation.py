@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rsaseg import __version__
+from rsaseg.errors import InputError
 from rsaseg.imaging import make_folder
 from rsaseg.imaging.files import check_replaceable, hashes_of, read_written, write_together
 from rsaseg.metrics import LesionCounts
@@ -37,6 +39,8 @@ _COUNTS_BY_SIZE = {
     for size, in_words in SIZES_IN_WORDS.items()
     for name, meaning in _COUNTS.items()
 }
+
+_FEW_PATIENTS = 10
 
 
 def write_evaluation(result: Evaluation, folder: Path) -> None:
@@ -70,13 +74,17 @@ def write_evaluation(result: Evaluation, folder: Path) -> None:
 
 
 def check_evaluation_folder(folder: Path) -> None:
-    """Check that `write_evaluation` would replace nothing there but an earlier evaluation.
+    """Check that `write_evaluation` can write, and replace nothing but an earlier evaluation.
 
     Raises
     ------
     InputError
-        Naming the first file that would be lost.
+        Naming the folder, or the first file that would be lost.
     """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is no folder; choose another")
+    if not os.access(next(place for place in (folder, *folder.parents) if place.exists()), os.W_OK):
+        raise InputError(f"{folder}: cannot be written; choose another folder")
     record = folder / RECORD
     paths = [*(folder / name for name in _CONTENTS), record]
     check_replaceable(paths, record, read_written(record, "files_sha256"))
@@ -141,7 +149,7 @@ def evaluation_json(result: Evaluation, files_sha256: Mapping[str, str]) -> byte
         "rules": asdict(result.rules),
         "lesions": result.rules.in_words(),
         "n_cases": len(result.cases),
-        "n_patients": len({score.patient for score in result.cases}),
+        "n_patients": _n_patients(result),
         "n_failed": result.n_failed,
         "missing": result.missing,
         "extra": result.extra,
@@ -165,7 +173,9 @@ def evaluation_json(result: Evaluation, files_sha256: Mapping[str, str]) -> byte
             **_COUNTS_BY_SIZE,
         },
         "figures": COHORT_METRICS,
-        "intervals": "95 % percentile bootstrap over patients, 2000 draws",
+        "intervals": " ".join(
+            ["95 % percentile bootstrap over patients, 2000 draws.", *_note_few(result)]
+        ),
         "test": "Wilcoxon signed-rank over patients, two-sided, not corrected for many metrics",
     }
     return (json.dumps(_finite(content), indent=2, allow_nan=False) + "\n").encode()
@@ -206,13 +216,23 @@ def case_table(result: Evaluation) -> Table:
     return table
 
 
+def _n_patients(result: Evaluation) -> int:
+    return len({score.patient for score in result.cases})
+
+
+def _note_few(result: Evaluation) -> list[str]:
+    """Return what to know of intervals over so many patients, if anything."""
+    n = _n_patients(result)
+    few = f"Intervals over {n} patients are too narrow: draws from so few hardly differ."
+    return [few] if n < _FEW_PATIENTS else []
+
+
 def estimate_table(result: Evaluation) -> Table:
     """Return the cohort figures, and the rules they follow, as a rich table."""
-    n_patients = len({score.patient for score in result.cases})
     table = _table(
-        f"{len(result.cases)} exams of {n_patients} patients",
+        f"{len(result.cases)} exams of {_n_patients(result)} patients",
         *("figure", "value", "95 % interval", "exams"),
-        caption=result.rules.in_words(),
+        caption=" ".join([result.rules.in_words(), *_note_few(result)]),
     )
     headings = {AVERAGED[0]: "Sample average: mean over exams", "voxel_average_dice": "All pooled"}
     for estimate in result.estimates:
