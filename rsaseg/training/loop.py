@@ -43,6 +43,8 @@ from rsaseg.training.stop import StoppedError, stop_requests
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "muon": Muon}
 HELD_OUT_CROPS = 6
 Described = dict[str, Any]
+Teacher = Callable[[Tensor], Tensor]
+"""From images (N, C, D, H, W) to the lesion probability (N, D, H, W) to learn."""
 
 
 def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
@@ -122,6 +124,7 @@ def fit(
     progress: Callable[[int, int, float], None] | None = None,
     start: Mapping[str, Tensor] | None = None,
     held_out: Sequence[CachedCase] = (),
+    teacher: Teacher | None = None,
 ) -> nn.Module:
     """Train a network, or go on where a killed run left off, and return its averaged weights.
 
@@ -141,17 +144,21 @@ def fit(
         Weights to start from. Default: drawn at random.
     held_out : sequence of CachedCase
         Scored on a few crops with every checkpoint, for the log; nothing is learned from them.
+    teacher : callable, optional
+        Its answers are learned in place of the masks; ``recipe.teachers`` names it.
 
     Raises
     ------
     InputError
-        If the folder holds another run, or one of these cases as they no longer are, cannot be
-        written, or the loss stops being a number.
+        If the folder holds another run, or these cases as they no longer are, cannot be written,
+        the loss stops being a number, or the teacher is not there.
     StoppedError
         If SIGTERM or Ctrl-C came; the checkpoint of the last step is written first.
     """
     described = describe(recipe, [case.name for case in cases], start)
     first = check_resume(folder, described)
+    if recipe.teachers and teacher is None and first < recipe.steps:
+        raise InputError(f"{folder}: taught by other networks; go on by the command that began it")
     contents = contents_of([*cases, *held_out])
     check_unchanged(folder / "checkpoint.safetensors", contents)
     make_folder(folder)
@@ -183,7 +190,8 @@ def fit(
             torch.manual_seed(  # dropout: the same after a resume, another in each process
                 recipe.seed * 1_000_003 + step + ranks.rank() * 1_000_000_007
             )
-            row = _learn(learner, optimizer, batch, recipe, fraction, offsets)
+            taught = replace(batch, lesions=teacher(batch.images)) if teacher else batch
+            row = _learn(learner, optimizer, taught, recipe, fraction, offsets)
             update_average(average, network, recipe.averaging, step)
             row["seconds"] = f"{time.perf_counter() - started + batch.waited_seconds:.3f}"
             run.rows.append(row)

@@ -46,6 +46,8 @@ class Recipe:
         `rsaseg.training.readers`. It is measured with few patients, so less than all of it.
     anew : bool
         Start from nothing; an earlier training tells of its readers alone.
+    teachers : tuple of str
+        Names of what it learns to answer as, in place of the masks, see `rsaseg.training.loop.fit`.
     checkpoint_every : int
         Steps between checkpoints.
     seed : int
@@ -69,6 +71,7 @@ class Recipe:
     clip_norm: float = 1.0
     readers: float = 0.0
     anew: bool = False
+    teachers: tuple[str, ...] = ()
     checkpoint_every: int = 50
     seed: int = 1
     augmentation: Augmentation = field(default_factory=Augmentation)

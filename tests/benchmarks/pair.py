@@ -62,6 +62,10 @@ class Look:
     once: bool = False
     spacing_mm: tuple[float, float, float] | None = None
 
+    def __str__(self) -> str:
+        how = ",".join(f"{mm:g}" for mm in self.spacing_mm or ()) or ("once" if self.once else "")
+        return self.training.name + (f"@{how}" if how else "")
+
     @property
     def kept(self) -> list[Path]:
         """The probabilities that the training kept, one a case."""
