@@ -193,7 +193,7 @@ def preprocess(
     with show_progress() as progress:
         outcomes = preprocess_folder(data or Path(), folder, choices, progress)
     for outcome in outcomes:
-        for warning in warnings_of(outcome.exam) if outcome.exam else ():
+        for warning in outcome.warnings:
             warn(f"warning: {warning}")
         line = f"{outcome.name}: {outcome.status} {outcome.message}".strip()
         say(line)

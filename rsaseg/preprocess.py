@@ -55,12 +55,24 @@ class Choices:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of one exam of a folder: ``message`` says why where it is ``"failed"``."""
+    """What became of one exam of a folder, in words: its images would fill the memory.
+
+    Attributes
+    ----------
+    name : str
+        Of the exam's folder.
+    status : str
+        done, skipped or failed.
+    message : str
+        Why it failed.
+    warnings : tuple of str
+        See `warnings_of`.
+    """
 
     name: str
     status: Literal["done", "skipped", "failed"]
     message: str = ""
-    exam: AlignedExam | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def preprocess(
@@ -166,7 +178,8 @@ def _one_of_many(place: Path, folder: Path, choices: Choices) -> Outcome:
         files = _files_of(place)
         if _is_done(files, folder, choices):
             return Outcome(place.name, "skipped")
-        return Outcome(place.name, "done", exam=_preprocess(files, folder, choices))
+        exam = _preprocess(files, folder, choices)
+        return Outcome(place.name, "done", warnings=tuple(warnings_of(exam)))
     except RsasegError as error:
         reason = str(error)
     except MemoryError:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from weakref import ref
 
 import nibabel as nib
 import numpy as np
@@ -409,6 +410,21 @@ def test_an_unforeseen_error_is_an_exams_own(error, words, many, tmp_path, monke
     outcomes = preprocess_folder(many, tmp_path / "out", NONE)
     assert [one.status for one in outcomes] == ["failed"] * 3
     assert f"{many / 'a'}: {words}" in outcomes[0].message
+
+
+def test_no_image_of_an_exam_is_kept_while_the_next_ones_are_made(many, tmp_path, monkeypatch):
+    aligned = []
+
+    def watched(*args: object) -> object:
+        exam = align_exam(*args)
+        aligned.append(ref(exam))
+        return exam
+
+    monkeypatch.setattr("rsaseg.preprocess.align_exam", watched)
+    outcomes = preprocess_folder(many, tmp_path / "out", NONE)
+    assert aligned
+    assert [kept() for kept in aligned] == [None] * len(aligned)
+    assert {outcome.status for outcome in outcomes} >= {"done"}
 
 
 def test_a_folder_that_cannot_be_read_stops_no_other(many, tmp_path, monkeypatch):
