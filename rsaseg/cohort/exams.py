@@ -150,7 +150,7 @@ def find_bids_exams(root: Path) -> list[Exam]:
     exams = [exam for subject in subjects for exam in _subject_exams(root, subject)]
     if not exams:
         raise InputError(f"{root}: no sub-*/[ses-*/]anat with a FLAIR in it; check the data set")
-    strangers = [place for place in folders if place not in subjects]
+    strangers = [place for place in folders if not place.name.startswith("sub-")]
     exams += [
         Exam(place.name, problem=f"{place}: an exam, but not laid out as BIDS; use --data for it")
         for place in strangers

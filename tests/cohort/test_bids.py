@@ -12,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import pytest
 
+from rsaseg.cohort.exams import find_bids_exams
 from rsaseg.cohort.run import Cohort, segment_cohort
 from rsaseg.errors import InputError
 from rsaseg.scoring.pairing import find_masks
@@ -53,6 +54,20 @@ def test_names_and_failures(derived):
     masks = [path.relative_to(folder) for path in folder.rglob("*.nii.gz")]
     assert masks == [SESSION / "sub-01_ses-1_space-orig_label-L_mask.nii.gz"]
     assert not (folder / "sub-02").exists()
+
+
+def test_to_list_subjects_takes_no_longer_for_each_the_more_there_are(tmp_path, monkeypatch):
+    (tmp_path / "dataset_description.json").write_text("{}")
+    n = 50
+    for i in range(n):
+        anat = tmp_path / f"sub-{i}" / "anat"
+        anat.mkdir(parents=True)
+        (anat / f"sub-{i}_FLAIR.nii.gz").touch()
+    compared = []
+    same = Path.__eq__
+    monkeypatch.setattr(Path, "__eq__", lambda *two: compared.append(two) or same(*two))
+    assert len(find_bids_exams(tmp_path)) == n
+    assert len(compared) <= n
 
 
 def test_evaluate_finds_the_masks_by_subject_and_session(derived):
