@@ -11,6 +11,9 @@ from rich.progress import Progress as Bars
 
 from rsaseg.progress import Progress
 
+_RECENT_SECONDS = 120
+"""The time left is told by the steps of these; of steps longer than that nothing can be told."""
+
 output = Console()
 messages = Console(stderr=True)
 
@@ -39,7 +42,8 @@ def show_progress() -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=messages, transient=True) as bars:
+    bars = Bars(*columns, console=messages, transient=True, speed_estimate_period=_RECENT_SECONDS)
+    with bars:
         tasks = {}
 
         def show(stage: str, done: int, total: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from io import StringIO
 
 import pytest
@@ -25,3 +26,17 @@ def test_a_word_beside_the_work_is_printed_at_once(
     assert "learn" in text.getvalue()
     assert "0/0" not in text.getvalue()
     assert text.getvalue().count("note: look at boris") == 1
+
+
+@pytest.mark.parametrize("seconds", [10, 40])
+def test_the_time_left_is_told_however_long_a_step_takes(
+    seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, now = StringIO(), [0.0]
+    messages = Console(file=text, force_terminal=True, width=200, get_time=lambda: now[0])
+    monkeypatch.setattr(console, "messages", messages)
+    with console.show_progress() as progress:
+        for done in range(4):
+            progress("exams", done, 100)
+            now[0] += seconds
+    assert str(timedelta(seconds=97 * seconds)) in text.getvalue()
