@@ -52,8 +52,10 @@ def patient_in(table: Mapping[str, str], case: str) -> str:
     real = without_made(case)
     if row := table.get(case, table.get(real, "")):
         return row
+    if real == case:
+        return ""
     alike = {patient for other, patient in table.items() if patient_of(other) == patient_of(real)}
-    return alike.pop() if real != case and len(alike) == 1 else ""
+    return alike.pop() if len(alike) == 1 else ""
 
 
 def none_among(table: Mapping[str, str], cases: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ from rich.console import Console
 from rsaseg import evaluate
 from rsaseg.errors import GeometryError, InputError
 from rsaseg.imaging import Grid
-from rsaseg.patients import note_table, patient_of, read_patients
+from rsaseg.patients import note_table, patient_in, patient_of, read_patients
 from rsaseg.report.evaluation import (
     case_table,
     case_tsv,
@@ -428,6 +428,16 @@ def test_table_of_patients(tmp_path: Path) -> None:
             read_patients(table)
     with pytest.raises(InputError, match="cannot be read"):
         read_patients(tmp_path / "none.tsv")
+
+
+def test_a_case_that_a_table_lacks_is_not_held_against_every_line_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("rsaseg.patients.patient_of", lambda case: asked.append(case) or case)
+    table = {f"a{n}": "A" for n in range(50)}
+    assert not any(patient_in(table, f"b{n}") for n in range(50))
+    assert not asked
 
 
 def test_a_table_of_other_cases_is_told() -> None:
