@@ -33,6 +33,7 @@ from rsaseg.preprocessing import (
     to_tensor_axes,
     to_working_grid,
 )
+from rsaseg.training.mapped import map_array
 
 
 @dataclass(frozen=True)
@@ -271,10 +272,9 @@ def cache_case(files: CaseFiles, spec: InputSpec, folder: Path) -> CachedCase:
         write_atomic(place / "done", json.dumps(written).encode())
     variants = []
     for i, (spacing_mm, stripped) in enumerate(json.loads((place / "done").read_text())):
-        image = np.load(place / f"image-{i}.npy", mmap_mode="r")
-        lesion = np.load(place / f"lesion-{i}.npy", mmap_mode="r")
+        image, lesion = (map_array(place / f"{name}-{i}.npy") for name in ("image", "lesion"))
         told = place / f"brain-{i}.npy"
-        brain = np.load(told, mmap_mode="r") if told.exists() else None
+        brain = map_array(told) if told.exists() else None
         variants.append(Variant(image, lesion, tuple(spacing_mm), stripped, brain))
     return CachedCase(files.name, files.drawn_as, variants, digest=digest)
 

@@ -182,6 +182,14 @@ def test_cache_holds_exam_and_mask_and_follows_its_files(data: Path, tmp_path: P
     assert len(empty.variants[0].lesion_vox) == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux to count open files")
+def test_a_case_keeps_no_file_open(data: Path, tmp_path: Path) -> None:
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    cases = [cache_case(files, InputSpec(), tmp_path / "cache") for files in find_cases([data])]
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened
+    assert all(case.variants[0].image.any() for case in cases)
+
+
 def test_thin_slices_are_kept_thin_and_made_thick(tmp_path: Path) -> None:
     thin = make_phantom(seed=4, shape_vox=(48, 56, 60), spacing_mm=(4.0, 4.0, 2.5))
     write_phantom(tmp_path / "p1", thin)
