@@ -430,6 +430,16 @@ def test_table_of_patients(tmp_path: Path) -> None:
         read_patients(tmp_path / "none.tsv")
 
 
+def test_names_that_no_table_can_hold_are_written_by_others(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.ones((3, 3, 3), np.uint8), np.eye(4))
+    names = ["a\tb", os.fsdecode(b"M\xfcller")]
+    write_evaluation(evaluate(dict.fromkeys(names, image), dict.fromkeys(names, image)), tmp_path)
+    head, *rows = (tmp_path / "cases.tsv").read_text("utf-8").splitlines()
+    assert [row.split("\t")[0] for row in rows] == ["a b", "M\\udcfcller"]
+    assert {row.count("\t") for row in rows} == {head.count("\t")}
+    assert "M\\udcfcller" in (tmp_path / "bland_altman.svg").read_text("utf-8")
+
+
 def test_a_case_that_a_table_lacks_is_not_held_against_every_line_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

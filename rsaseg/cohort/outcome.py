@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from urllib.parse import quote
 
 from rsaseg import __version__
 from rsaseg.cohort.exams import Exam
-from rsaseg.report.tsv import tsv
+from rsaseg.report.tsv import in_a_line, tsv
 
 TABLE_COLUMNS = {
     "exam": {"Description": "Name of the exam's folder, or its BIDS subject and session"},
@@ -85,21 +84,12 @@ def done(exam: Exam, record: Mapping[str, Any], reused: bool = False) -> Outcome
 
 def failed(exam: str, reason: str) -> Outcome:
     """Return the outcome of an exam without a mask."""
-    return Outcome(exam, "failed", reason=_in_a_line(reason).rstrip() or "no reason given")
+    return Outcome(exam, "failed", reason=in_a_line(reason).rstrip() or "no reason given")
 
 
 def cohort_table(outcomes: Sequence[Outcome]) -> bytes:
     """Return the cohort table as a TSV file's bytes."""
-    rows = [
-        {key: _in_a_line(v) if isinstance(v, str) else v for key, v in asdict(one).items()}
-        for one in outcomes
-    ]
-    return tsv(rows, list(TABLE_COLUMNS))
-
-
-def _in_a_line(text: str) -> str:
-    """Return text without tabs and line ends, its other spaces as they are: it may hold a path."""
-    return re.sub(r"[\t\r\n]+", " ", text)
+    return tsv([asdict(one) for one in outcomes], list(TABLE_COLUMNS))
 
 
 def index_page(outcomes: Sequence[Outcome], folder: Path) -> bytes:

@@ -89,4 +89,4 @@ def bland_altman_svg(agreement: BlandAltman, names: list[str], title: str) -> by
             f'<circle cx="{x_of(float(mean)):.1f}" cy="{y_of(float(difference)):.1f}" r="4" '
             f'fill="#1f5fa8" fill-opacity="0.7"><title>{escape(name)}</title></circle>'
         )
-    return "\n".join([*parts, "</svg>\n"]).encode()
+    return "\n".join([*parts, "</svg>\n"]).encode(errors="backslashreplace")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 def tsv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], digits: int = 6) -> bytes:
-    """Return rows as a TSV file's bytes: a header, and NaN as ``n/a`` (BIDS).
+    r"""Return rows as a TSV file's bytes: a header, and NaN as ``n/a`` (BIDS).
+
+    Text is put in a line; what of a file's name is no UTF-8 stands there as ``\udcfc``, say.
 
     Parameters
     ----------
@@ -21,10 +24,15 @@ def tsv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], digits: int =
     """
     lines = ["\t".join(columns)]
     lines += ["\t".join(_text(row[column], digits) for column in columns) for row in rows]
-    return ("\n".join(lines) + "\n").encode()
+    return ("\n".join(lines) + "\n").encode(errors="backslashreplace")
+
+
+def in_a_line(text: str) -> str:
+    """Return text without tabs and line ends, its other spaces as they are: it may hold a path."""
+    return re.sub(r"[\t\r\n]+", " ", text)
 
 
 def _text(value: Any, digits: int) -> str:
     if isinstance(value, float):
         return "n/a" if math.isnan(value) else f"{value:.{digits}g}"
-    return str(value)
+    return in_a_line(str(value))
