@@ -101,27 +101,28 @@ def _inside(folder: Path) -> list[Path]:
     try:
         return listed(folder)
     except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be read ({error.strerror}); check its permissions"
-        ) from None
+        raise InputError(_unreadable(folder, error)) from None
+
+
+def _unreadable(folder: Path, error: OSError) -> str:
+    return f"{folder}: cannot be read ({error.strerror}); check its permissions"
 
 
 def _folder_exam(place: Path, same_name: bool) -> Exam:
     mask = Path(place.name, "lesion_mask.nii.gz")
     try:
-        files = find_files(place)
+        files, bids = find_files(place), (place / "anat").is_dir()
     except InputError as error:
         return Exam(place.name, mask=mask, problem=str(error))
     except OSError as error:
-        problem = f"{place}: cannot be read ({error.strerror}); check its permissions"
-        return Exam(place.name, mask=mask, problem=problem)
+        return Exam(place.name, mask=mask, problem=_unreadable(place, error))
     sequences = {
         name: files[name.lower()] for name in ("T1", "T2", "FLAIR") if name.lower() in files
     }
     problem = ""
     if same_name:
         problem = f"{place}: another exam's name differs from it in capitals only; rename one"
-    elif "FLAIR" not in sequences and (place / "anat").is_dir():
+    elif "FLAIR" not in sequences and bids:
         problem = f"{place}: laid out as BIDS; use --bids for the data set it is of"
     elif "FLAIR" not in sequences:
         problem = f"{place}: no FLAIR.nii.gz or FLAIR.nii in it; add or rename it"
@@ -166,6 +167,8 @@ def _subject_exams(root: Path, subject: Path) -> list[Exam]:
         found = [_bids_exam(root, place) for place in (subject, *sessions)]
     except InputError as error:
         return [Exam(subject.name, problem=str(error))]
+    except OSError as error:
+        return [Exam(subject.name, problem=_unreadable(subject, error))]
     return [exam for exam in found if exam]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from errno import EACCES
 from pathlib import Path
 
 import pytest
@@ -209,3 +210,27 @@ def test_what_is_no_bids_data_set_is_refused(tmp_path):
         find_bids_exams(make_files(tmp_path, "sub-1/anat/sub-1_FLAIR.nii.gz"))
     with pytest.raises(InputError, match="with a FLAIR in it"):
         find_bids_exams(make_bids(tmp_path / "other", "x/FLAIR.nii"))
+
+
+@pytest.mark.parametrize("bids", [True, False])
+def test_a_folder_that_may_be_listed_but_not_entered_stops_no_other(bids, tmp_path, monkeypatch):
+    for name in ("sub-1", "sub-2"):
+        anat = tmp_path / name / "anat"
+        anat.mkdir(parents=True)
+        (anat / f"{name}_FLAIR.nii.gz").touch()
+    (tmp_path / "sub-2" / "FLAIR.nii.gz").touch()
+    if bids:
+        (tmp_path / "dataset_description.json").write_text("{}")
+    is_dir = Path.is_dir
+
+    def refused(path: Path) -> bool:  # as after chmod 644 sub-1
+        if path.parent.name == "sub-1":
+            raise PermissionError(EACCES, "Permission denied", str(path))
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    bad, good = (find_bids_exams if bids else find_exams)(tmp_path)
+    assert bad.problem == (
+        f"{tmp_path / 'sub-1'}: cannot be read (Permission denied); check its permissions"
+    )
+    assert (bad.name, good.name, good.problem) == ("sub-1", "sub-2", "")
