@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,8 @@ def has_sha256(path: Path, sha256: str) -> bool:
 def is_own(path: Path, written: Mapping[str, str]) -> bool:
     """Return whether nothing would be lost with a file: it is missing, empty, or as it was written.
 
+    So it is, too, where a run was killed when it had renamed the record, but not yet this file.
+
     Parameters
     ----------
     path : Path
@@ -124,7 +127,15 @@ def is_own(path: Path, written: Mapping[str, str]) -> bool:
         Name to SHA-256, as the record of what this program wrote there says.
     """
     lost = path.is_file() and path.stat().st_size > 0
-    return not lost or has_sha256(path, written.get(path.name, ""))
+    sha256 = written.get(path.name, "")
+    return not lost or has_sha256(path, sha256) or _was_to_be_replaced(path, sha256)
+
+
+def _was_to_be_replaced(path: Path, sha256: str) -> bool:
+    """Return whether a file of this SHA-256 was staged for the path, which is as it was then."""
+    changed_ns = path.stat().st_ctime_ns  # unlike the time of its content, nobody can set it back
+    staged = path.parent.glob(f".{escape(path.name)}.????????.part")
+    return any(p.stat().st_ctime_ns > changed_ns and has_sha256(p, sha256) for p in staged)
 
 
 def check_replaceable(paths: Iterable[Path], record: Path, written: Mapping[str, str]) -> None:
