@@ -8,6 +8,7 @@ import math
 import os
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ Source = str | os.PathLike[str] | Nifti1Image
 SUFFIXES = (".nii.gz", ".nii")
 _NOT_MM = {1: "metres", 3: "micrometres"}
 """Codes of NIfTI's spatial units; 0, unknown, is taken for mm as everywhere."""
+_RIPPLE, _DARKEST = 0.05, 0.3
+"""Of the range of grey values: as far under 0 resampled air may lie, and so far over 0 the darkest
+tissue of an image without air."""
 _GEOMETRY_FIELDS = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
@@ -61,6 +65,13 @@ class Volume:
     name: str
     sha256: str = ""
     warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def air(self) -> float:
+        """Grey value of air: 0, or in a file with an offset its darkest value."""
+        low, high = np.percentile(self.data[::2, ::2, ::2], (0.5, 99.5))
+        span = high - low
+        return 0.0 if -_RIPPLE * span <= low <= _DARKEST * span else float(low)
 
 
 def check_suffix(path: Path) -> str:

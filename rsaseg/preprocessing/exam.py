@@ -228,7 +228,8 @@ def to_working_grid(
         for turn in range(turns):
             moved = first.affine.copy()
             moved[:, 3] += turn * step
-            slices[:, :, turn::turns] = resample(volume.data, flair_grid, Grid(first.shape, moved))
+            seen = Grid(first.shape, moved)
+            slices[:, :, turn::turns] = resample(volume.data, flair_grid, seen, fill=volume.air)
         return slices
 
     with ThreadPoolExecutor() as pool:

@@ -272,7 +272,8 @@ def _place(moving: Volume, flair: Volume, alignment: Alignment) -> Volume:
     """Return the image on the FLAIR's grid, resampled if it is to be moved."""
     data = moving.data
     if alignment.moved:
-        data = resample(data, moving.grid, flair.grid, alignment.flair_from_moving)
+        pose = alignment.flair_from_moving
+        data = resample(data, moving.grid, flair.grid, pose, moving.air)
     return replace(moving, data=data, grid=flair.grid, header=flair.header)
 
 

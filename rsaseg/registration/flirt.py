@@ -188,7 +188,8 @@ def _perpendicular(volume: Volume) -> Volume:
     affine = np.diag([step_mm, step_mm, step_mm, 1.0])
     affine[:3, 3] = corners.min(axis=0)
     grid = Grid((x, y, z), affine)
-    return replace(volume, data=resample(volume.data, volume.grid, grid), grid=grid)
+    data = resample(volume.data, volume.grid, grid, fill=volume.air)
+    return replace(volume, data=data, grid=grid)
 
 
 def estimate(

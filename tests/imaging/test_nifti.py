@@ -230,6 +230,17 @@ def test_an_image_in_memory_is_a_volume_too():
     assert volume.sha256 == ""
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "air"),
+    [(0, 900, 0), (-30, 900, 0), (100, 900, 0), (-1024, -100, -1024), (1000, 1900, 1000)],
+    ids=["as scanned", "ripple", "cropped inside the brain", "offset", "positive offset"],
+)
+def test_air_is_0_or_the_darkest_of_a_file_with_an_offset(low, high, air):
+    data = np.linspace(low, high, 20**3, dtype=np.float32).reshape(20, 20, 20)
+    volume = as_volume(make_image(data, some_affine()), "x.nii")
+    assert volume.air == pytest.approx(air, abs=10)
+
+
 def test_the_phantom_survives_its_files(phantom: Phantom, phantom_files):
     flair = read_volume(phantom_files["FLAIR"])
     assert flair.grid.matches(phantom.grid)

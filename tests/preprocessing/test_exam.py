@@ -115,6 +115,19 @@ def test_gain_and_offset_of_a_file_do_not_matter(
     assert np.allclose(first.image, second.image, atol=0.02)
 
 
+def test_nor_does_the_offset_where_the_last_slice_seen_reaches_beyond_the_image() -> None:
+    shape_vox, spacing_mm = (40, 48, 83), (3.0, 3.0, 1.0)  # 28 slices of 3 mm, in two turns
+    exam = make_phantom(seed=3, shape_vox=shape_vox, spacing_mm=spacing_mm, tilt_deg=(0, 0, 0))
+    flair = exam.images["FLAIR"]
+    inputs = [
+        prepare({"FLAIR": replace(flair, data=flair.data + np.float32(offset))}, InputSpec())
+        for offset in (0.0, 1000.0, -1024.0)
+    ]
+    assert inputs[0].turns == 2
+    for other in inputs[1:]:
+        assert np.allclose(inputs[0].image, other.image, atol=0.1)
+
+
 @pytest.mark.parametrize("name", ["T1", "T2"])
 def test_the_contrast_of_t1s_protocol_hardly_matters_and_that_of_t2s_does(
     phantom: Phantom, name: str

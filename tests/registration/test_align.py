@@ -252,6 +252,18 @@ def test_an_image_that_covers_nothing_is_refused_and_one_that_covers_half_is_tol
     assert re.fullmatch(r"half.nii: covers only \d\d% of the FLAIR's head; .*", warning)
 
 
+@pytest.mark.parametrize("air", [0.0, -1024.0, 1000.0])
+def test_beyond_its_field_of_view_an_image_is_air(tiny, air):
+    t1 = tiny["T1"]
+    lower = replace(
+        t1,
+        data=t1.data[..., :13] + np.float32(air),
+        grid=Grid((*t1.grid.shape[:2], 13), t1.grid.affine),
+    )
+    seen = align_exam(tiny["FLAIR"], {"T1": lower}, "none").images["T1"].data
+    np.testing.assert_allclose(seen[..., 13:], air, atol=0.02 * np.ptp(t1.data))
+
+
 def test_one_file_for_two_sequences_is_refused(tiny):
     flair = replace(tiny["FLAIR"], sha256="a")
     copy, t2 = replace(flair, name="t1.nii"), replace(tiny["T2"], sha256="b")
