@@ -134,13 +134,14 @@ def test_record_and_picture(written, raw_files):
     assert (written / PICTURE).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_n4_flattens_a_known_shading(phantom, tmp_path):
+@pytest.mark.parametrize("air", [0.0, -1024.0])
+def test_n4_flattens_a_known_shading(phantom, tmp_path, air):
     flair = phantom.images["FLAIR"]
     shade = np.linspace(0.6, 1.6, flair.grid.shape[0], dtype=np.float32)[:, None, None]
     path = tmp_path / "flair.nii.gz"
-    write_nifti(path, (flair.data * shade).astype(np.float32), flair.header)
+    write_nifti(path, (flair.data * shade + air).astype(np.float32), flair.header)
     preprocess(path, tmp_path / "flat", choices=Choices(n4=True))
-    flat = nib.load(tmp_path / "flat" / "FLAIR.nii.gz").get_fdata()
+    flat = nib.load(tmp_path / "flat" / "FLAIR.nii.gz").get_fdata() - air
     inside = phantom.brain & (flair.data > 0)
     ratios = [
         np.log(image[inside] / flair.data[inside]).std() for image in (flair.data * shade, flat)

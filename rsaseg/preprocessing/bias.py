@@ -20,14 +20,16 @@ def correct_bias(volume: Volume) -> Volume:
     Parameters
     ----------
     volume : Volume
-        The field is estimated inside the head, at about 4 mm, and divides every voxel.
+        The field is estimated inside the head, at about 4 mm, and divides every voxel's value over
+        air.
 
     Raises
     ------
     InputError
         If the image is too thin for a field: one voxel along an axis, at about 4 mm.
     """
-    image = sitk.GetImageFromArray(volume.data.T)
+    over_air = volume.data - np.float32(volume.air)
+    image = sitk.GetImageFromArray(over_air.T)
     image.SetSpacing(volume.grid.spacing_mm)
     mask = sitk.GetImageFromArray(head_mask(volume.data, volume.grid.spacing_mm).T.astype(np.uint8))
     mask.CopyInformation(image)
@@ -40,4 +42,4 @@ def correct_bias(volume: Volume) -> Volume:
     n4.SetNumberOfWorkUnits(1)  # the same bits every run
     n4.Execute(small, sitk.Shrink(mask, shrink))
     field = np.exp(sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T)
-    return replace(volume, data=(volume.data / field).astype(np.float32))
+    return replace(volume, data=(over_air / field + volume.air).astype(np.float32))
