@@ -51,7 +51,7 @@ def registration_picture(
         A PNG file.
     """
     planes = _middle_planes(flair)
-    edges = [_edges(_sample(flair, plane)) for plane in planes]
+    edges = [_edges(_sample(flair, plane) - flair.air) for plane in planes]
     rows = []
     for name, volume in others.items():
         window = _window(volume.data[::2, ::2, ::2])

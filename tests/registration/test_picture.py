@@ -13,11 +13,10 @@ from rsaseg.imaging import Grid, Volume
 from rsaseg.report.png import png_bytes
 from rsaseg.report.registration_picture import EDGE_RGB, registration_picture
 
-Image = pytest.importorskip("PIL.Image", reason="needs Pillow to read the PNG back")
-
 
 def decode(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    image = pytest.importorskip("PIL.Image", reason="needs Pillow to read the PNG back")
+    return np.asarray(image.open(io.BytesIO(png)).convert("RGB"))
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +44,13 @@ def test_edges_of_the_flair_lie_on_the_balls_rim(ball):
     outer = radius[radius > 24]
     assert np.abs(outer - 30).max() < 2.5
     assert outer.size > 0.6 * edge.sum()
+
+
+@pytest.mark.parametrize("air", [-1024.0, 1000.0])
+def test_the_edges_are_the_same_in_a_file_with_an_offset(ball, air):
+    offset = replace(ball, data=ball.data + np.float32(air))
+    pictures = [registration_picture(flair, {"T1": ball}, {"T1": True}) for flair in (ball, offset)]
+    assert pictures[0] == pictures[1]
 
 
 def test_fat_does_not_leave_the_brain_dark(ball):
