@@ -183,7 +183,7 @@ def register(moving: Volume, flair: Volume, engine: Engine = "auto") -> Alignmen
     InputError
         If the engine is unknown or absent, or an image has fewer than 8 slices.
     RegistrationError
-        If FLIRT failed.
+        If FLIRT cannot be started.
     """
     return _register(moving, flair, engine)[0]
 
@@ -238,7 +238,10 @@ def _judged(alignment: Alignment, image: Volume, fixed: Side) -> Alignment:
 
 
 def _checked(moving: Volume, flair: Volume, pose: Float, name: str, version: str) -> Alignment:
-    """Return SimpleITK's pose as an alignment, or FLIRT's checked against it."""
+    """Return SimpleITK's pose as an alignment, or FLIRT's checked against it.
+
+    Where FLIRT failed, that is the problem of SimpleITK's.
+    """
     if name == "simpleitk":
         return Alignment(pose, name, version, None)
     found, apart = pose, np.inf
@@ -246,7 +249,7 @@ def _checked(moving: Volume, flair: Volume, pose: Float, name: str, version: str
         try:
             found = flirt.estimate(moving, flair, use_headers)
         except RegistrationError as error:
-            raise RegistrationError(f"{moving.name}: {error}") from None
+            return Alignment(pose, "simpleitk", simpleitk.version(), None, problem=str(error))
         apart = apart_mm(found, pose, flair)
         if apart <= FAIL_APART_MM:
             break

@@ -191,6 +191,18 @@ def test_flirts_failure_names_the_file(act, tiny):
         align_exam(tiny["FLAIR"], {"T1": replace(tiny["T1"], grid=grid, name="t1; 'x'.nii")})
 
 
+def test_forced_an_exam_goes_on_where_flirt_failed(act, found, tiny):
+    grid = Grid(tiny["T1"].grid.shape, rigid((0, 0, 0), (6, 0, 0)) @ tiny["T1"].grid.affine)
+    truth = rigid((0, 0, 0), (-6, 0, 0))
+    found(truth)
+    act("sys.exit(3)")
+    exam = align_exam(tiny["FLAIR"], {"T1": replace(tiny["T1"], grid=grid)}, "flirt", force=True)
+    np.testing.assert_allclose(exam.alignments["T1"].flair_from_moving, truth)
+    assert exam.alignments["T1"].engine == "simpleitk"
+    (warning,) = exam.warnings
+    assert re.fullmatch(r".*: flirt: failed \(exit 3\).*; used all the same", warning)
+
+
 def test_sheared_image_is_handed_to_flirt_straight(act, tiny, tmp_path):
     """The stand-in finds the centre of mass of what it is given; shear must not have moved it."""
     shear = np.eye(4)
