@@ -87,7 +87,7 @@ def report_html(
         _provenance(record),
         f'</main><footer class="notice">{_NOTICE}</footer></body></html>',
     )
-    return "\n".join(parts).encode()
+    return "\n".join(parts).encode(errors="backslashreplace")  # a name may be no UTF-8
 
 
 def _facts(facts: Mapping[str, str]) -> str:

@@ -101,6 +101,12 @@ class Elements(HTMLParser):
             self.text += data
 
 
+def test_a_name_that_is_no_utf8_costs_no_page(phantom: Phantom) -> None:
+    flair = replace(phantom.images["FLAIR"], name="/a/FL\udcc4IR.nii")
+    exam = {"FLAIR": flair}
+    assert b"<h1>Lesions in FL\\udcc4IR.nii</h1>" in page(exam, phantom.lesion)
+
+
 def test_nothing_outside_the_page_is_named(html: bytes) -> None:
     parsed = Elements(html)
     for tag, attributes in parsed.elements:
