@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from rsaseg.imaging import Volume, ras_grid, resample
-from rsaseg.preprocessing.exam import SEQUENCES, deep_mask, head_mask
+from rsaseg.preprocessing.exam import SEQUENCES, deep_part, depth_mm, fill_slices, head_mask
 from rsaseg.preprocessing.units import brain_units
 
-_PLANE_MM, _SLICE_MM = 3.0, 4.0
+_PLANE_MM, _SLICE_MM = 2.0, 3.0
 _BRIGHT, _DARK = 1.5, -1.0  # brain units: no tissue but fluid and few lesions are beyond
 _BRIGHT_SHARE, _DARK_SHARE = 0.05, 0.01  # of the deep brain: less may be lesions, or anything
-_LEAST_VOX = 1000
+_INNER = 0.5  # of the greatest depth
+_LEAST_VOX = 4000
 _CHECK = "check that the files were not swapped"
 
 
@@ -26,8 +27,8 @@ def find_swapped(exam: Mapping[str, Volume]) -> Iterator[str]:
     In a T2 the fluid in and around the deep brain is bright, in T1 and FLAIR it is dark. And grey
     matter is brighter than white in T2 and FLAIR and darker in T1, so that a FLAIR goes with the T2
     more than a T1 does. Both hold in all of 15 labelled scans and 4 raw sessions of three sites,
-    by far: of the fluid's voxels under a third are on the other side, and the two rank correlations
-    differ by 0.2 to 1.3.
+    by far: on the right side are over three times as many voxels as on the wrong one, and the
+    two rank correlations differ by 0.4 to 1.3.
 
     Parameters
     ----------
@@ -59,7 +60,10 @@ def _see_deep_brain(exam: Mapping[str, Volume]) -> dict[str, NDArray[np.float32]
     flair = exam["FLAIR"].grid
     grid = ras_grid(flair, (_PLANE_MM, _PLANE_MM, max(_SLICE_MM, flair.axial_mm)))
     with ThreadPoolExecutor() as pool:
-        data = pool.map(lambda one: resample(one.data, flair, grid), exam.values())
+        data = pool.map(lambda one: resample(one.data, flair, grid, fill=one.air), exam.values())
         images = dict(zip(exam, data, strict=True))
-    deep = deep_mask(head_mask(images["FLAIR"], grid.spacing_mm), grid.spacing_mm)
-    return {name: brain_units(image, deep)[deep] for name, image in images.items()}
+    head = fill_slices(head_mask(images["FLAIR"], grid.spacing_mm))
+    deep = deep_part(depth_mm(head, grid.spacing_mm))
+    depth = depth_mm(head, grid.spacing_mm, ends=(1, 1))  # skull base and neck are dark in all
+    inner = depth > _INNER * depth.max()
+    return {name: brain_units(image, deep)[inner] for name, image in images.items()}
