@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -233,6 +233,7 @@ def _preprocess(
     others = {name: volume for name, volume in raw.items() if name != "FLAIR"}
     with staged("register", report):
         exam = align_exam(raw["FLAIR"], others, choices.registration, choices.force)
+        exam = replace(exam, notes=tuple(find_swapped(exam.images)))
     images = _without_bias(exam.images, report) if choices.n4 else exam.images
     with staged("files", report), all_or_nothing(folder, written) as place:
         for name, volume in images.items():
@@ -296,7 +297,7 @@ def _write_picture(path: Path, exam: AlignedExam) -> None:
 def warnings_of(exam: AlignedExam) -> list[str]:
     """Return what the user should know of an exam: headers, registration, swapped sequences."""
     of_headers = (text for volume in exam.images.values() for text in volume.warnings)
-    return [*of_headers, *exam.warnings, *find_swapped(exam.images)]
+    return [*of_headers, *exam.warnings]
 
 
 def _without_folders(text: str, files: dict[str, Path]) -> str:

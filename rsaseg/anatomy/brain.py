@@ -10,12 +10,18 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from rsaseg.anatomy.surface import Float, fill_surface, fit_surface, unit_sphere
-from rsaseg.imaging import Grid, Volume, ras_grid, resample
-from rsaseg.preprocessing import brain_units, deep_part, depth_mm, fill_slices, head_mask
+from rsaseg.imaging import Grid, Volume, resample
+from rsaseg.preprocessing import (
+    brain_units,
+    coarse_grid,
+    deep_part,
+    depth_mm,
+    fill_slices,
+    head_mask,
+)
 
 Mask = NDArray[np.bool_]
 
-_PLANE_MM, _SLICE_MM = 2.0, 3.0
 _FAT = 2.4  # brain units; brighter than brain and lesions are after smoothing
 _INNER = 0.55  # of the greatest depth: nothing there but brain and ventricles
 _STRIPPED = 0.93  # of the head lies in the surface: there is no skull around it
@@ -34,7 +40,7 @@ class CoarseFlair:
     brain : ndarray
         (R, A, S) bool.
     grid : Grid
-        2 mm in plane; axial slices as thick as the FLAIR's, 3 mm at least.
+        See `rsaseg.preprocessing.coarse_grid`.
     """
 
     units: NDArray[np.float32]
@@ -67,8 +73,7 @@ def to_grid(mask: Mask, grid: Grid, fixed: Grid) -> Mask:
 
 def see_coarsely(flair: Volume) -> CoarseFlair | None:
     """Resample a FLAIR and find the brain in it; None where what is found cannot be a brain."""
-    slice_mm = max(_SLICE_MM, flair.grid.axial_mm)
-    grid = ras_grid(flair.grid, (_PLANE_MM, _PLANE_MM, slice_mm))
+    grid = coarse_grid(flair.grid)
     data = resample(flair.data, flair.grid, grid)
     head = head_mask(data, grid.spacing_mm)
     if np.count_nonzero(head) * grid.voxel_mm3 / 1000 < _PLAUSIBLE_ML[0]:

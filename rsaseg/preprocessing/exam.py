@@ -103,6 +103,14 @@ def to_tensor_axes(data: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(data.transpose(2, 1, 0))
 
 
+def coarse_grid(flair: Grid) -> Grid:
+    """Return the grid on which to look at a whole head: R, A, S; 2 mm in plane.
+
+    Axial slices are as thick as those of the FLAIR, 3 mm at least.
+    """
+    return ras_grid(flair, (2.0, 2.0, max(3.0, flair.axial_mm)))
+
+
 def otsu_threshold(values: NDArray[np.float32]) -> float:
     """Return the grey value that splits ``values`` with the largest between-class variance.
 

@@ -9,11 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from rsaseg.imaging import Volume, ras_grid, resample
-from rsaseg.preprocessing.exam import SEQUENCES, deep_part, depth_mm, fill_slices, head_mask
+from rsaseg.imaging import Volume, resample
+from rsaseg.preprocessing.exam import (
+    SEQUENCES,
+    coarse_grid,
+    deep_part,
+    depth_mm,
+    fill_slices,
+    head_mask,
+)
 from rsaseg.preprocessing.units import brain_units
 
-_PLANE_MM, _SLICE_MM = 2.0, 3.0
 _BRIGHT, _DARK = 1.5, -1.0  # brain units: no tissue but fluid and few lesions are beyond
 _BRIGHT_SHARE, _DARK_SHARE = 0.05, 0.01  # of the deep brain: less may be lesions, or anything
 _INNER = 0.5  # of the greatest depth
@@ -58,7 +64,7 @@ def find_swapped(exam: Mapping[str, Volume]) -> Iterator[str]:
 def _see_deep_brain(exam: Mapping[str, Volume]) -> dict[str, NDArray[np.float32]]:
     """Return each image's values in the deep brain, voxel by voxel, in brain units."""
     flair = exam["FLAIR"].grid
-    grid = ras_grid(flair, (_PLANE_MM, _PLANE_MM, max(_SLICE_MM, flair.axial_mm)))
+    grid = coarse_grid(flair)
     with ThreadPoolExecutor() as pool:
         data = pool.map(lambda one: resample(one.data, flair, grid, fill=one.air), exam.values())
         images = dict(zip(exam, data, strict=True))

@@ -82,15 +82,19 @@ class AlignedExam:
         Sequence name to volume, all on the FLAIR's grid; ``"FLAIR"`` itself is as it was.
     alignments : dict
         Sequence name to `Alignment`, for all but the FLAIR.
+    notes : tuple of str
+        What the user should know of the images together.
     """
 
     images: dict[str, Volume]
     alignments: dict[str, Alignment]
+    notes: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of all sequences."""
-        return tuple(text for one in self.alignments.values() for text in one.warnings)
+        """Of all sequences, and the notes."""
+        of_each = (text for one in self.alignments.values() for text in one.warnings)
+        return (*of_each, *self.notes)
 
 
 def align_exam(

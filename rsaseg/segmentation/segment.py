@@ -106,7 +106,7 @@ def segment(
         with measured(costs, "register", report):
             others = {name: volume for name, volume in exam.items() if name != "FLAIR"}
             aligned = align_exam(exam["FLAIR"], others, settings.registration, settings.force)
-            swapped = tuple(find_swapped(aligned.images))
+            aligned = replace(aligned, notes=tuple(find_swapped(aligned.images)))
         with measured(costs, "load weights", report):
             model, segment_exam = loaded.result()
     result = segment_exam(aligned.images, model, settings, progress)
@@ -118,7 +118,7 @@ def segment(
     return replace(
         result,
         record=record,
-        warnings=(*aligned.warnings, *swapped, *result.warnings),
+        warnings=(*aligned.warnings, *result.warnings),
         alignments=aligned.alignments,
     )
 

@@ -8,6 +8,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from rsaseg.networks.unet import NetworkConfig
+from rsaseg.training.recipe import Recipe
+
+CRUDE = Recipe(
+    network=NetworkConfig(channels=(8, 16), patch_vox=(1, 2, 2)),
+    crop_vox=(8, 32, 32),
+    learning_rate=1e-2,
+)
+"""Of a network that learns from them in no time."""
 SHAPE, SPACING_MM = (36, 44, 16), (4.0, 4.0, 8.0)
 
 

@@ -9,27 +9,19 @@ from types import ModuleType
 
 import pytest
 import torch
-from crude_exams import write_cases
+from crude_exams import CRUDE, write_cases
 from scripts import run
 from torch import Tensor, nn
 
 from rsaseg.errors import InputError
-from rsaseg.networks.unet import NetworkConfig
 from rsaseg.networks.weights import load_weights
 from rsaseg.preprocessing import InputSpec, prepare
 from rsaseg.train import train
 from rsaseg.training.cases import find_cases, read_exam
 from rsaseg.training.checkpoint import read_average
-from rsaseg.training.recipe import Recipe
 from rsaseg.training.splits import Validation
 
-RECIPE = Recipe(
-    network=NetworkConfig(channels=(8, 16), patch_vox=(1, 2, 2)),
-    steps=6,
-    batch=2,
-    crop_vox=(8, 32, 32),
-    learning_rate=1e-2,
-)
+RECIPE = replace(CRUDE, steps=6, batch=2)
 DEVICE = torch.device("cpu")
 
 

@@ -10,26 +10,18 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from crude_exams import make_exam, write_case, write_cases
+from crude_exams import CRUDE, make_exam, write_case, write_cases
 from scripts import run
 
 from rsaseg import Model, Settings, load_model, segment
 from rsaseg.errors import InputError
 from rsaseg.networks.shipped import find_weights
-from rsaseg.networks.unet import NetworkConfig
 from rsaseg.networks.weights import load_weights
 from rsaseg.train import train
 from rsaseg.training.checkpoint import read_average
-from rsaseg.training.recipe import Recipe
 from rsaseg.training.splits import Validation
 
-RECIPE = Recipe(
-    network=NetworkConfig(channels=(8, 16), patch_vox=(1, 2, 2)),
-    steps=4,
-    batch=1,
-    crop_vox=(8, 32, 32),
-    learning_rate=1e-2,
-)
+RECIPE = replace(CRUDE, steps=4, batch=1)
 FOLD_OF = {"anna": "fold-0", "boris": "fold-1", "carl": "fold-0"}
 CLOSER = (0.85, 0.85, 2.6)
 
