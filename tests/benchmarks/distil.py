@@ -175,7 +175,14 @@ def main() -> None:
     teach(asked, recipe, show)
     init = str(asked.looks[-1].training)
     result = train(
-        asked.data, asked.output, recipe, Validation(asked.folds), "auto", init, (), show
+        asked.data,
+        asked.output,
+        recipe,
+        Validation(asked.folds),
+        "auto",
+        init,
+        info.training_data,
+        show,
     )
     if result is not None:
         print(result.choice)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -127,6 +128,14 @@ def round_fraction(tensor: Tensor, bits: int) -> Tensor:
     return torch.ldexp((mantissa * 2 ** (bits + 1)).round() / 2 ** (bits + 1), exponent).half()
 
 
+def round_kernels(state: Mapping[str, Tensor], bits: int) -> dict[str, Tensor]:
+    """Return a network's numbers, with so many bits of the fraction of its kernels'."""
+    return {
+        name: round_fraction(tensor, bits) if tensor.dim() > 1 else tensor
+        for name, tensor in state.items()
+    }
+
+
 def describe(info: WeightsInfo, asked: argparse.Namespace, choice: Choice) -> WeightsInfo:
     """Return what the new weights say of themselves, beside what the training said."""
     first, last = asked.looks[0], asked.looks[-1]
@@ -166,10 +175,7 @@ def main() -> None:
     choice = choose_threshold(unseen)
     evaluation = write_out_of_fold(unseen, choice, asked.output / "out-of-fold")
     network, info, _ = load_weights(asked.looks[-1].training / "weights.safetensors")
-    state = {
-        name: round_fraction(tensor, asked.bits) if tensor.dim() > 1 else tensor
-        for name, tensor in network.state_dict().items()
-    }
+    state = round_kernels(network.state_dict(), asked.bits)
     save_weights(asked.output / "weights.safetensors", state, describe(info, asked, choice))
     print(choice)
     for case in evaluation.cases:

@@ -114,6 +114,28 @@ def test_kernels_are_rounded_to_the_nearest_of_fewer_bits(pair: ModuleType, bits
     assert (rounded == values).all() == (bits == 10)
 
 
+@pytest.mark.parametrize("bits", [4, 10])
+def test_each_network_of_a_training_becomes_weights(
+    pair: ModuleType,
+    benchmark: Callable[[str], ModuleType],
+    place: Path,
+    tmp_path: Path,
+    bits: int,
+) -> None:
+    keep = benchmark("keep_networks")
+    run(keep, f"{place / 'first'} --version 9 --bits {bits} -o {tmp_path}")
+    assert {p.stem for p in tmp_path.iterdir()} == {"fold-0", "fold-1", "final"}
+    _, info, _ = load_weights(place / "first/weights.safetensors")
+    for path in tmp_path.iterdir():
+        network, said, _ = load_weights(path)
+        assert said == replace(info, version="9", licence="CC BY 4.0")
+        learned = read_average(place / "first" / path.stem / "checkpoint.safetensors")
+        for name, tensor in network.state_dict().items():
+            whole = tensor.dim() <= 1
+            kept = learned[name] if whole else pair.round_fraction(learned[name], bits)
+            assert torch.equal(tensor, kept.float()), name
+
+
 @pytest.mark.parametrize("how", ["twice", "0.85", "1,1,1,1"])
 def test_a_look_that_is_none_is_wrong_usage(pair: ModuleType, place: Path, how: str) -> None:
     with pytest.raises(SystemExit) as stop:
