@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from rsaseg.scoring.summary import Evaluation, summarise
 from rsaseg.training import ranks
 from rsaseg.training.cases import CachedCase
 from rsaseg.training.log import read_log
-from rsaseg.training.loop import fit
+from rsaseg.training.loop import Teacher, fit
 from rsaseg.training.memory import check_memory
 from rsaseg.training.plan import Plan, make_plan, read_cases
 from rsaseg.training.recipe import Recipe, check_batch
@@ -138,22 +138,37 @@ def train(
         for note in plan.notes:
             report(f"note: {note}", 0, 0)
         check_memory(recipe, recipe.batch // ranks.count(), chosen)
-        make_folder(output)
-        ranks.alone(partial(write_splits, output / SPLITS_FILE, plan.splits))
-        ranks.alone(partial(read_cases, plan))
-        cached = read_cases(plan)
-        unseen: dict[str, list[KeptCase]] = {}
-        for split in plan.splits:
-            network = _run(plan, cached, split, chosen)
-            done = sum(map(len, unseen.values()))
-            segment = partial(_segment_split, plan, split, network, chosen, done)
-            unseen[split.name] = ranks.alone(segment) or []
-        final = _run(plan, cached, Split("final", tuple(cached), ()), chosen)
-        return ranks.alone(partial(_finish, plan, cached, unseen, final, init, citation))
+        return carry_out(plan, chosen, init, citation)
+
+
+def carry_out(
+    plan: Plan,
+    device: torch.device,
+    init: str,
+    citation: Sequence[str],
+    teachers: Callable[[str], Teacher] | None = None,
+) -> TrainingResult | None:
+    """Do what is planned, see `train`; ``teachers`` gives that of a split by the split's name."""
+    make_folder(plan.output)
+    ranks.alone(partial(write_splits, plan.output / SPLITS_FILE, plan.splits))
+    ranks.alone(partial(read_cases, plan))
+    cached = read_cases(plan)
+    unseen: dict[str, list[KeptCase]] = {}
+    for split in plan.splits:
+        network = _run(plan, cached, split, device, teachers)
+        done = sum(map(len, unseen.values()))
+        segment = partial(_segment_split, plan, split, network, device, done)
+        unseen[split.name] = ranks.alone(segment) or []
+    final = _run(plan, cached, Split("final", tuple(cached), ()), device, teachers)
+    return ranks.alone(partial(_finish, plan, cached, unseen, final, init, citation))
 
 
 def _run(
-    plan: Plan, cached: Mapping[str, CachedCase], split: Split, device: torch.device
+    plan: Plan,
+    cached: Mapping[str, CachedCase],
+    split: Split,
+    device: torch.device,
+    teachers: Callable[[str], Teacher] | None,
 ) -> nn.Module:
     """Train one network, or take up what is left to do."""
     return fit(
@@ -164,6 +179,7 @@ def _run(
         lambda done, total, _: plan.report(split.name, done, total),
         plan.starts.get(split.name),
         [cached[name] for name in split.test],
+        teachers(split.name) if teachers else None,
     )
 
 

@@ -29,18 +29,16 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from rsaseg.errors import RsasegError
-from rsaseg.imaging import make_folder
 from rsaseg.inference.device import choose_device
 from rsaseg.networks.weights import load_weights
 from rsaseg.preprocessing import SEQUENCES, InputSpec
-from rsaseg.progress import Progress
-from rsaseg.train import train
+from rsaseg.train import carry_out
 from rsaseg.training.checkpoint import read_average
-from rsaseg.training.loop import fit
-from rsaseg.training.plan import make_plan, read_cases
+from rsaseg.training.loop import Teacher
+from rsaseg.training.plan import make_plan
 from rsaseg.training.precision import autocast
 from rsaseg.training.recipe import RECIPES, Recipe
-from rsaseg.training.splits import SPLITS_FILE, Split, Validation, write_splits
+from rsaseg.training.splits import Validation
 
 TAUGHT = replace(
     RECIPES["again"], readers=0, anew=False, settled=0, averaging=0.99, learning_rate=5e-4
@@ -123,32 +121,16 @@ def show(stage: str, done: int, total: int) -> None:
         print(f"{stage} {done}/{total}", flush=True)
 
 
-def teach(asked: argparse.Namespace, recipe: Recipe, report: Progress) -> None:
-    """Train the network of each fold, and the final one; what is done already is left."""
-    init, device = asked.looks[-1].training, choose_device("auto")
-    plan = make_plan(asked.data, asked.output, recipe, Validation(asked.folds), str(init), report)
-    make_folder(plan.output)
-    write_splits(plan.output / SPLITS_FILE, plan.splits)
-    cached = read_cases(plan)
-    for split in (*plan.splits, Split("final", tuple(cached), ())):
-        networks = load_networks(asked.looks, split.name, device)
-        fit(
-            recipe,
-            [cached[name] for name in split.train],
-            plan.output / split.name,
-            device,
-            lambda done, total, _, name=split.name: report(name, done, total),  # type: ignore[misc]
-            plan.starts[split.name],
-            [cached[name] for name in split.test],
-            partial(
-                mean_of_looks,
-                looks=asked.looks,
-                networks=networks,
-                needs=asked.needs,
-                recipe=recipe,
-                device=device,
-            ),
-        )
+def teacher(asked: argparse.Namespace, recipe: Recipe, device: torch.device, split: str) -> Teacher:
+    """Return what the network of a fold, or the final one, learns to answer as."""
+    return partial(
+        mean_of_looks,
+        looks=asked.looks,
+        networks=load_networks(asked.looks, split, device),
+        needs=asked.needs,
+        recipe=recipe,
+        device=device,
+    )
 
 
 def main() -> None:
@@ -162,28 +144,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, required=True)
     asked = parser.parse_args()
-    names = tuple(str(look) for look in asked.looks)
-    _, info, _ = load_weights(asked.looks[-1].training / "weights.safetensors")
+    init, device = asked.looks[-1].training, choose_device("auto")
+    _, info, _ = load_weights(init / "weights.safetensors")
     recipe = replace(
         TAUGHT,
         network=info.network,
         crop_vox=info.window_vox,
         steps=asked.steps,
         seed=asked.seed,
-        teachers=names,
+        teachers=tuple(str(look) for look in asked.looks),
     )
-    teach(asked, recipe, show)
-    init = str(asked.looks[-1].training)
-    result = train(
-        asked.data,
-        asked.output,
-        recipe,
-        Validation(asked.folds),
-        "auto",
-        init,
-        info.training_data,
-        show,
-    )
+    plan = make_plan(asked.data, asked.output, recipe, Validation(asked.folds), str(init), show)
+    teachers = partial(teacher, asked, recipe, device)
+    result = carry_out(plan, device, str(init), info.training_data, teachers)
     if result is not None:
         print(result.choice)
 
