@@ -1,8 +1,9 @@
 """Weights files of a training's networks, each fold's and the final one.
 
-    python tests/benchmarks/keep_networks.py TRAINING --version 19 [--bits 4] -o kept
+    python tests/benchmarks/keep_networks.py TRAINING [--like WEIGHTS] [--bits 4] -o kept
 
-They are cut, and say what they learned from, as the training's ``weights.safetensors`` does.
+They see exams and cut lesions as ``--like`` does; by default that is the training's own
+``weights.safetensors``, else what ``pair.py`` chose for a look of it.
 ``--bits`` rounds their kernels as in ``pair.py``. Each of ``fold-0.safetensors`` ... segments the
 cases that its fold left out as a network that never saw them; ``final.safetensors`` learned from
 all.
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from pair import round_kernels
@@ -28,10 +28,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("training", type=Path, help="Folder of `rsaseg train`.")
     parser.add_argument("--bits", type=int, default=10, help="Of the fraction of their kernels.")
-    parser.add_argument("--version", required=True)
+    parser.add_argument("--like", type=Path, help="Weights without a partner.")
     parser.add_argument("-o", "--output", type=Path, required=True)
     asked = parser.parse_args()
-    _, info, _ = load_weights(asked.training / "weights.safetensors")
+    _, info, _ = load_weights(asked.like or asked.training / "weights.safetensors")
     networks = sorted(asked.training.glob("*/checkpoint.safetensors"))
     if not networks:
         raise InputError(f"{asked.training}: holds no network; give the folder of a training")
@@ -39,7 +39,7 @@ def main() -> None:
     for path in networks:
         state = round_kernels(read_average(path), asked.bits)
         kept = asked.output / f"{path.parent.name}.safetensors"
-        save_weights(kept, state, replace(info, version=asked.version, licence="CC BY 4.0"))
+        save_weights(kept, state, info)
         print(kept, load_weights(kept)[2])
 
 

@@ -14,8 +14,8 @@ It writes the out-of-fold masks, their evaluation, and ``weights.safetensors``: 
 the last look, with the threshold chosen, which names ``--partner``
 (`rsaseg.networks.weights.WeightsInfo.partner`) for the looks before. With voxels of its own it is
 one look beside those of the partner; without, it sees each exam twice, and the partner, the first
-look, as often or once. ``--bits`` rounds its kernels, so that the file packs smaller: of the ten
-bits of a half-precision number's fraction six are kept, say.
+look, as often or once. One look needs no partner. ``--bits`` rounds its kernels, so that the file
+packs smaller: of the ten bits of a half-precision number's fraction six are kept, say.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def describe(info: WeightsInfo, asked: argparse.Namespace, choice: Choice) -> We
         cut=choice.cut,
         contrast_weight=choice.contrast_weight,
         partner=asked.partner,
-        partner_sha256=load_weights(find_weights(asked.partner))[2],
+        partner_sha256=load_weights(find_weights(asked.partner))[2] if asked.partner else "",
         partner_needs=() if last.once else tuple(asked.needs),
         partner_once=first.once and not last.once,
         input=last.spec(info.input),
@@ -158,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("looks", type=read_look, nargs="+", help="FOLDER, FOLDER@once, @mm,mm,mm.")
     parser.add_argument("--data", type=Path, action="append", required=True)
-    parser.add_argument("--partner", required=True, help="Name of the shipped weights before.")
+    parser.add_argument("--partner", default="", help="Name of the shipped weights before.")
     parser.add_argument("--needs", action="append", default=[], help="Of the first: T1 or T2.")
     parser.add_argument("--bits", type=int, default=10, help="Of the fraction of its kernels.")
     parser.add_argument("--version", default="2")

@@ -44,7 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def average(module: ModuleType, place: Path, given: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        run(module, f"{given} --data {place / 'data'} --partner rsa111-v12")
+        run(module, f"{given} --data {place / 'data'}")
 
 
 def in_use(place: Path, training: str, case: str, closer: bool) -> np.ndarray:
@@ -68,7 +68,7 @@ def test_looks_are_averaged_as_the_weights_are_in_use(
     pair: ModuleType, place: Path, case: str, tmp_path: Path
 ) -> None:
     looks = "first@once second second second@0.85,0.85,2.6"
-    average(pair, place, f"{looks} --needs T1 -o {tmp_path}")
+    average(pair, place, f"{looks} --needs T1 --partner rsa111-v12 -o {tmp_path}")
     own = np.load(place / "second" / FOLD_OF[case] / f"{case}.npy").astype(np.float32)
     seen = [own, own, in_use(place, "second", case, closer=True)]
     if case != "boris":  # without a T1 the first is not asked
@@ -91,7 +91,8 @@ def test_weights_are_the_last_looks_and_name_the_partner(
         ("first@once second second@0.85,0.85,2.6", None, (), False),
     ):
         output = tmp_path / looks.replace(" ", "-")
-        average(pair, place, f"{looks} --needs T1 --version 9 -o {output}")
+        given = f"{looks} --needs T1 --partner rsa111-v12 --version 9 -o {output}"
+        average(pair, place, given)
         model = load_model(str(output / "weights.safetensors"))
         info, state = model.info, model.network.state_dict()
         assert (info.partner, info.partner_sha256, info.version) == ("rsa111-v12", sha256, "9")
@@ -122,13 +123,17 @@ def test_each_network_of_a_training_becomes_weights(
     tmp_path: Path,
     bits: int,
 ) -> None:
+    average(pair, place, f"first@once --version 9 -o {tmp_path / 'once'}")
+    like, kept = tmp_path / "once/weights.safetensors", tmp_path / "kept"
+    once = load_weights(place / "first/weights.safetensors")[1].input.seen_once()
+    chosen = load_weights(like)[1]
+    assert (chosen.partner, chosen.partner_sha256, chosen.input) == ("", "", once)
     keep = benchmark("keep_networks")
-    run(keep, f"{place / 'first'} --version 9 --bits {bits} -o {tmp_path}")
-    assert {p.stem for p in tmp_path.iterdir()} == {"fold-0", "fold-1", "final"}
-    _, info, _ = load_weights(place / "first/weights.safetensors")
-    for path in tmp_path.iterdir():
+    run(keep, f"{place / 'first'} --like {like} --bits {bits} -o {kept}")
+    assert {p.stem for p in kept.iterdir()} == {"fold-0", "fold-1", "final"}
+    for path in kept.iterdir():
         network, said, _ = load_weights(path)
-        assert said == replace(info, version="9", licence="CC BY 4.0")
+        assert said == chosen
         learned = read_average(place / "first" / path.stem / "checkpoint.safetensors")
         for name, tensor in network.state_dict().items():
             whole = tensor.dim() <= 1
