@@ -109,6 +109,7 @@ def test_partners_are_averaged_each_with_its_own_input(
     [
         (DEFAULT_WEIGHTS, ["T1", "T2", "FLAIR"], ["rsa111-v18", "rsa111-v16", "rsa111-v12"]),
         (DEFAULT_WEIGHTS, ["FLAIR"], ["rsa111-v18", "rsa111-v16"]),
+        ("rsa111-v19-fast", ["T1", "T2", "FLAIR"], ["rsa111-v19-fast"]),
         ("rsa111-v15", ["T1", "FLAIR"], ["rsa111-v15", "rsa111-v12"]),
         ("rsa111-v14", ["FLAIR"], ["rsa111-v14", "rsa111-v12"]),
         ("rsa111-v4", ["FLAIR"], ["rsa111-v4", "rsa111-v1"]),

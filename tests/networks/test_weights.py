@@ -24,6 +24,7 @@ from rsaseg.networks.weights import (
     load_weights,
     save_weights,
 )
+from rsaseg.preprocessing import InputSpec
 
 INFO = WeightsInfo(
     network=NetworkConfig(channels=(8, 16), patch_vox=(1, 2, 2), flat_levels=1, attention="010"),
@@ -90,7 +91,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(
-        WeightsError, match=f"best: unknown weights.*-v2, .*-v10, .*{DEFAULT_WEIGHTS}"
+        WeightsError, match=f"best: unknown weights.*-v4, .*-v10, .*{DEFAULT_WEIGHTS}"
     ):
         find_weights("best")
 
@@ -104,6 +105,12 @@ def test_a_folder_of_that_name_hides_no_shipped_weights(
     assert find_weights(DEFAULT_WEIGHTS).is_file()
     with pytest.raises(WeightsError, match="best: unknown weights"):
         find_weights("best")
+
+
+def test_the_fast_weights_see_an_exam_once() -> None:
+    _, info, _ = load_weights(find_weights("rsa111-v19-fast"))
+    assert info.input == InputSpec().seen_once()
+    assert info.partner == ""
 
 
 def test_shipped_weights_load() -> None:
