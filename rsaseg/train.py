@@ -135,20 +135,19 @@ def train(
         report = progress if progress and ranks.rank() == 0 else untold
         check_batch(recipe, ranks.count())
         plan = make_plan(data, output, recipe, validation or Validation(), init, report)
-        for note in plan.notes:
-            report(f"note: {note}", 0, 0)
-        check_memory(recipe, recipe.batch // ranks.count(), chosen)
-        return carry_out(plan, chosen, init, citation)
+        return carry_out(plan, chosen, citation)
 
 
 def carry_out(
     plan: Plan,
     device: torch.device,
-    init: str,
     citation: Sequence[str],
     teachers: Callable[[str], Teacher] | None = None,
 ) -> TrainingResult | None:
     """Do what is planned, see `train`; ``teachers`` gives that of a split by the split's name."""
+    for note in plan.notes:
+        plan.report(f"note: {note}", 0, 0)
+    check_memory(plan.recipe, plan.recipe.batch // ranks.count(), device)
     make_folder(plan.output)
     ranks.alone(partial(write_splits, plan.output / SPLITS_FILE, plan.splits))
     ranks.alone(partial(read_cases, plan))
@@ -160,7 +159,7 @@ def carry_out(
         segment = partial(_segment_split, plan, split, network, device, done)
         unseen[split.name] = ranks.alone(segment) or []
     final = _run(plan, cached, Split("final", tuple(cached), ()), device, teachers)
-    return ranks.alone(partial(_finish, plan, cached, unseen, final, init, citation))
+    return ranks.alone(partial(_finish, plan, cached, unseen, final, citation))
 
 
 def _run(
@@ -202,7 +201,6 @@ def _finish(
     cached: Mapping[str, CachedCase],
     unseen: Mapping[str, list[KeptCase]],
     final: nn.Module,
-    init: str,
     citation: Sequence[str],
 ) -> TrainingResult:
     """Choose the threshold, evaluate, and write weights, model card and curves."""
@@ -232,7 +230,7 @@ def _finish(
         f"{len(unseen)} random splits by patient. The table is of the first's masks, cut at "
         f"probability {HALF.cut.threshold:g} and not as chosen"
     )
-    earlier = Path(init).resolve().name if init else ""
+    earlier = Path(plan.init).resolve().name if plan.init else ""
     facts = CardFacts(
         sha256=load_weights(weights)[2],
         start="" if recipe.anew else earlier,

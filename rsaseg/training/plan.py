@@ -36,6 +36,7 @@ class Plan:
 
     output: Path
     recipe: Recipe
+    init: str
     spec: InputSpec
     starts: Mapping[str, Mapping[str, Tensor]]
     offsets: Mapping[str, float]
@@ -85,7 +86,7 @@ def make_plan(
         notes += note_readers(measured)
     if recipe.readers and not offsets:
         notes.append(note_untold(random=not starts and not recipe.anew))
-    return Plan(output, recipe, spec, starts, offsets, files, splits, tuple(notes), report)
+    return Plan(output, recipe, init, spec, starts, offsets, files, splits, tuple(notes), report)
 
 
 def _read_weights(path: Path, recipe: Recipe) -> tuple[InputSpec, Mapping[str, Tensor]]:

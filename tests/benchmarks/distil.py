@@ -156,7 +156,7 @@ def main() -> None:
     )
     plan = make_plan(asked.data, asked.output, recipe, Validation(asked.folds), str(init), show)
     teachers = partial(teacher, asked, recipe, device)
-    result = carry_out(plan, device, str(init), info.training_data, teachers)
+    result = carry_out(plan, device, info.training_data, teachers)
     if result is not None:
         print(result.choice)
 

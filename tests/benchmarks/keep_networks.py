@@ -2,11 +2,10 @@
 
     python tests/benchmarks/keep_networks.py TRAINING [--like WEIGHTS] [--bits 4] -o kept
 
-They see exams and cut lesions as ``--like`` does; by default that is the training's own
-``weights.safetensors``, else what ``pair.py`` chose for a look of it.
-``--bits`` rounds their kernels as in ``pair.py``. Each of ``fold-0.safetensors`` ... segments the
-cases that its fold left out as a network that never saw them; ``final.safetensors`` learned from
-all.
+They see exams and cut lesions as ``--like`` does, which is what ``pair.py`` chose for a look of the
+training, or by default the training's own ``weights.safetensors``. ``--bits`` rounds their kernels
+as in ``pair.py``. Each of ``fold-0.safetensors`` ... segments the cases that its fold left out as a
+network that never saw them; ``final.safetensors`` learned from all.
 """
 
 from __future__ import annotations
@@ -31,7 +30,10 @@ def main() -> None:
     parser.add_argument("--like", type=Path, help="Weights without a partner.")
     parser.add_argument("-o", "--output", type=Path, required=True)
     asked = parser.parse_args()
-    _, info, _ = load_weights(asked.like or asked.training / "weights.safetensors")
+    like = asked.like or asked.training / "weights.safetensors"
+    _, info, _ = load_weights(like)
+    if info.partner:
+        raise InputError(f"{like}: its partner {info.partner} knows the cases that a fold left out")
     networks = sorted(asked.training.glob("*/checkpoint.safetensors"))
     if not networks:
         raise InputError(f"{asked.training}: holds no network; give the folder of a training")

@@ -164,6 +164,8 @@ def main() -> None:
     parser.add_argument("--version", default="2")
     parser.add_argument("-o", "--output", type=Path, required=True)
     asked = parser.parse_args()
+    if len(asked.looks) > 1 and not asked.partner:
+        parser.error("several looks need --partner, which stands for those before the last")
     cases = {case.name: case for case in find_cases(asked.data) if not case.made}
     seen = [see(look, cases, asked.output / f"look-{i}") for i, look in enumerate(asked.looks)]
     unseen = []

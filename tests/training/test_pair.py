@@ -44,7 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def average(module: ModuleType, place: Path, given: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        run(module, f"{given} --data {place / 'data'}")
+        run(module, f"{given} --data {place / 'data'} --partner rsa111-v12")
 
 
 def in_use(place: Path, training: str, case: str, closer: bool) -> np.ndarray:
@@ -68,7 +68,7 @@ def test_looks_are_averaged_as_the_weights_are_in_use(
     pair: ModuleType, place: Path, case: str, tmp_path: Path
 ) -> None:
     looks = "first@once second second second@0.85,0.85,2.6"
-    average(pair, place, f"{looks} --needs T1 --partner rsa111-v12 -o {tmp_path}")
+    average(pair, place, f"{looks} --needs T1 -o {tmp_path}")
     own = np.load(place / "second" / FOLD_OF[case] / f"{case}.npy").astype(np.float32)
     seen = [own, own, in_use(place, "second", case, closer=True)]
     if case != "boris":  # without a T1 the first is not asked
@@ -91,8 +91,7 @@ def test_weights_are_the_last_looks_and_name_the_partner(
         ("first@once second second@0.85,0.85,2.6", None, (), False),
     ):
         output = tmp_path / looks.replace(" ", "-")
-        given = f"{looks} --needs T1 --partner rsa111-v12 --version 9 -o {output}"
-        average(pair, place, given)
+        average(pair, place, f"{looks} --needs T1 --version 9 -o {output}")
         model = load_model(str(output / "weights.safetensors"))
         info, state = model.info, model.network.state_dict()
         assert (info.partner, info.partner_sha256, info.version) == ("rsa111-v12", sha256, "9")
@@ -123,22 +122,43 @@ def test_each_network_of_a_training_becomes_weights(
     tmp_path: Path,
     bits: int,
 ) -> None:
-    average(pair, place, f"first@once --version 9 -o {tmp_path / 'once'}")
+    first, data = place / "first", place / "data"
+    run(pair, f"{first}@once --version 9 --data {data} -o {tmp_path / 'once'}")
     like, kept = tmp_path / "once/weights.safetensors", tmp_path / "kept"
-    once = load_weights(place / "first/weights.safetensors")[1].input.seen_once()
+    once = load_weights(first / "weights.safetensors")[1].input.seen_once()
     chosen = load_weights(like)[1]
     assert (chosen.partner, chosen.partner_sha256, chosen.input) == ("", "", once)
     keep = benchmark("keep_networks")
-    run(keep, f"{place / 'first'} --like {like} --bits {bits} -o {kept}")
+    run(keep, f"{first} --like {like} --bits {bits} -o {kept}")
     assert {p.stem for p in kept.iterdir()} == {"fold-0", "fold-1", "final"}
     for path in kept.iterdir():
         network, said, _ = load_weights(path)
         assert said == chosen
-        learned = read_average(place / "first" / path.stem / "checkpoint.safetensors")
+        learned = read_average(first / path.stem / "checkpoint.safetensors")
         for name, tensor in network.state_dict().items():
             whole = tensor.dim() <= 1
-            kept = learned[name] if whole else pair.round_fraction(learned[name], bits)
-            assert torch.equal(tensor, kept.float()), name
+            expected = learned[name] if whole else pair.round_fraction(learned[name], bits)
+            assert torch.equal(tensor, expected.float()), name
+
+
+def test_no_network_of_a_fold_names_a_partner_that_knows_its_patients(
+    pair: ModuleType, benchmark: Callable[[str], ModuleType], place: Path, tmp_path: Path
+) -> None:
+    like, kept = find_weights("rsa111-v13"), tmp_path / "kept"
+    with pytest.raises(InputError, match=r"v13.safetensors: its partner rsa111-v12 knows"):
+        run(benchmark("keep_networks"), f"{place / 'first'} --like {like} -o {kept}")
+    assert not kept.exists()
+
+
+def test_several_looks_without_a_partner_are_wrong_usage(
+    pair: ModuleType, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = f"{place / 'first'}@once {place / 'second'}"
+    with pytest.raises(SystemExit) as stop:
+        run(pair, f"{looks} --data {place / 'data'} -o {tmp_path / 'out'}")
+    assert stop.value.code == 2
+    assert "several looks need --partner" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("how", ["twice", "0.85", "1,1,1,1"])
